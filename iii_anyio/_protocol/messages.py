@@ -1,0 +1,268 @@
+"""The wire messages, one class each. Owns their shape; the codec below reads and writes them.
+
+Absent is not null: an optional any-JSON field that is not on the wire is ``ABSENT``; optional strings are ``None``.
+Messages are made once and never changed afterwards (not frozen: building a frozen one costs seven times as much).
+``extra`` keeps the fields a peer sent that this version does not know; a message of unknown type is ``Unknown``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, TypeAlias
+
+__all__ = (
+    "ABSENT",
+    "ErrorMessage",
+    "InvocationResult",
+    "InvokeFunction",
+    "Message",
+    "Ping",
+    "Pong",
+    "Reattach",
+    "RegisterFunction",
+    "RegisterService",
+    "RegisterTrigger",
+    "RegisterTriggerType",
+    "RegistrationRejected",
+    "TriggerRegistrationResult",
+    "Unknown",
+    "UnregisterFunction",
+    "UnregisterTrigger",
+    "UnregisterTriggerType",
+    "WorkerRegistered",
+)
+
+
+class _Absent:
+    """Type of ``ABSENT``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+ABSENT: Final[Any] = _Absent()
+"""Stands for a field that is not on the wire, where ``None`` would mean ``null``."""
+
+Extra: TypeAlias = dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class WorkerRegistered:
+    """E→W: the identity of this connection (§5.5)."""
+
+    type: ClassVar = "workerregistered"
+    worker_id: str
+    reattach_token: str | None = None
+    features: list[str] | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class RegistrationRejected:
+    """E→W: a worker or function was refused (§5.6)."""
+
+    type: ClassVar = "registrationrejected"
+    code: str
+    namespace: str | None = None
+    worker_name: str | None = None
+    function_id: str | None = None
+    owner_worker_id: str | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class ErrorMessage:
+    """E→W: the listener's access control refused the connection (§5.7)."""
+
+    type: ClassVar = "error"
+    error: Any
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class Reattach:
+    """W→E: first message of a reconnect, evicts our previous connection (§5.8)."""
+
+    type: ClassVar = "reattach"
+    previous_worker_id: str
+    reattach_token: str | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class RegisterFunction:
+    """W→E: take ownership of a function id in the connection's namespace (§5.1)."""
+
+    type: ClassVar = "registerfunction"
+    id: str
+    description: str | None = None
+    request_format: Any = ABSENT
+    response_format: Any = ABSENT
+    metadata: Any = ABSENT
+    invocation: dict[str, Any] | None = None
+    observe: dict[str, Any] | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class UnregisterFunction:
+    """W→E (§5.2)."""
+
+    type: ClassVar = "unregisterfunction"
+    id: str
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class RegisterTriggerType:
+    """W→E: become the provider of a trigger type (§5.9)."""
+
+    type: ClassVar = "registertriggertype"
+    id: str
+    description: str
+    trigger_request_format: Any = ABSENT
+    call_request_format: Any = ABSENT
+    namespace: str | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class UnregisterTriggerType:
+    """W→E, since 0.25 (§5.9)."""
+
+    type: ClassVar = "unregistertriggertype"
+    id: str
+    namespace: str | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class RegisterTrigger:
+    """W→E from the registrant, E→W to the provider (§5.9). ``config`` is always on the wire."""
+
+    type: ClassVar = "registertrigger"
+    id: str
+    trigger_type: str
+    function_id: str
+    config: Any
+    metadata: Any = ABSENT
+    namespace: str | None = None
+    trigger_namespace: str | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class UnregisterTrigger:
+    """W→E from the registrant, E→W to the provider (§5.9)."""
+
+    type: ClassVar = "unregistertrigger"
+    id: str
+    trigger_type: str | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class TriggerRegistrationResult:
+    """W→E from the provider, E→W to the registrant on failure only (§5.9)."""
+
+    type: ClassVar = "triggerregistrationresult"
+    id: str
+    trigger_type: str | None = None
+    function_id: str | None = None
+    error: Any = ABSENT
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class RegisterService:
+    """W→E: display only (§11)."""
+
+    type: ClassVar = "registerservice"
+    id: str
+    name: str | None = None
+    description: str | None = None
+    parent_service_id: str | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class InvokeFunction:
+    """Both ways: run a function (§5.3). ``data`` is always on the wire, null included."""
+
+    type: ClassVar = "invokefunction"
+    function_id: str
+    data: Any
+    invocation_id: str | None = None
+    metadata: Any = ABSENT
+    traceparent: str | None = None
+    baggage: str | None = None
+    action: dict[str, Any] | None = None
+    namespace: str | None = None
+    caller: dict[str, Any] | None = None
+    observe_depth: int | None = None
+    activation: dict[str, Any] | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class InvocationResult:
+    """Both ways: what an invocation came to (§5.4). ``error`` wins; neither means success with null."""
+
+    type: ClassVar = "invocationresult"
+    invocation_id: str
+    function_id: str
+    result: Any = ABSENT
+    error: Any = ABSENT
+    traceparent: str | None = None
+    baggage: str | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class Ping:
+    """JSON ping; WebSocket pings are the real keep-alive (§3.2)."""
+
+    type: ClassVar = "ping"
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class Pong:
+    """Answer to a JSON ping."""
+
+    type: ClassVar = "pong"
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class Unknown:
+    """A message of a type this version does not know, kept whole."""
+
+    type: str
+    fields: dict[str, Any]
+
+
+Message: TypeAlias = (
+    WorkerRegistered
+    | RegistrationRejected
+    | ErrorMessage
+    | Reattach
+    | RegisterFunction
+    | UnregisterFunction
+    | RegisterTriggerType
+    | UnregisterTriggerType
+    | RegisterTrigger
+    | UnregisterTrigger
+    | TriggerRegistrationResult
+    | RegisterService
+    | InvokeFunction
+    | InvocationResult
+    | Ping
+    | Pong
+    | Unknown
+)

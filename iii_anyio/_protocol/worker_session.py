@@ -1,0 +1,331 @@
+"""The worker's side of the conversation, across all its links, without I/O.
+
+Owns the registry, our calls, the identity the engine gave us and what must be sent. Below: ``codec``, ``calls``,
+``registry``. Above: ``_runtime/link`` feeds ``receive`` and writes ``take_outgoing``.
+
+Phases, one at a time:
+
+    OFFLINE ──link_up──► JOINING ──register answered──► JOINED
+       ▲                    │                             │
+       └────── link_down ───┴──────────── link_down ──────┘
+    REFUSED: the engine refused this worker for good; from any phase, never left.
+
+On link_up the outgoing order is reattach (only with an identity of an earlier link, G-11), trigger types, functions,
+triggers, then ``engine::workers::register`` *with* an invocation id: its answer says that everything before it has been
+applied (§6.2), which makes it the barrier behind ``is_ready``. Calls wait for that answer, because until then our own
+functions cannot be found (G-8); registrations made meanwhile do not.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from ..errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    IIIError,
+    InvocationError,
+    RegistrationRejectedError,
+    TriggerRegistrationError,
+)
+from .calls import Call, CallTable, new_id
+from .codec import decode, encode
+from .messages import (
+    ABSENT,
+    ErrorMessage,
+    InvocationResult,
+    InvokeFunction,
+    Message,
+    Ping,
+    Pong,
+    Reattach,
+    RegistrationRejected,
+    TriggerRegistrationResult,
+    UnregisterTrigger,
+    WorkerRegistered,
+)
+from .messages import RegisterTrigger as RegisterTriggerMessage
+from .registry import Registration, Registry
+
+__all__ = ("Phase", "WorkerSession")
+
+REGISTER_WORKER = "engine::workers::register"
+
+
+class Phase(enum.Enum):
+    """Where the conversation with the engine stands."""
+
+    OFFLINE = enum.auto()
+    JOINING = enum.auto()
+    JOINED = enum.auto()
+    REFUSED = enum.auto()
+
+
+class WorkerSession:
+    """See the module's rules. Not thread-safe: everything here runs on the loop."""
+
+    def __init__(self, identity: dict[str, Any], *, max_queued: int) -> None:
+        self.phase = Phase.OFFLINE
+        self.registry = Registry()
+        self.calls = CallTable(max_queued=max_queued)
+        self.worker_id: str | None = None
+        self.features: list[str] = []
+        self.link = 0
+        """Number of the current or last link; an invocation belongs to one and its result is sent on no other."""
+        self.revision = 0
+        """Grows whenever phase, identity, readiness or refusals change."""
+        self.fatal: RegistrationRejectedError | None = None
+        self.refused_credentials: AuthenticationError | None = None
+        self.outgoing_bytes = 0
+        self._outgoing: list[bytes | Call] = []
+        self._identity = identity
+        self._reattach_token: str | None = None
+        self._announced = 0  # registrations put out on this link
+        self._confirmed = -1  # how many of them the engine has confirmed
+        self._barrier: Call | None = None
+
+    # -- links ---------------------------------------------------------------------------------------------------
+
+    def link_up(self, now: float) -> None:
+        """Start the conversation on a new link. Not for a worker that was refused."""
+        self.phase = Phase.JOINING
+        self.link += 1
+        self.revision += 1
+        self.refused_credentials = None
+        self._announced, self._confirmed = 0, -1
+        if self.worker_id is not None:
+            self._put(encode(Reattach(self.worker_id, self._reattach_token)))
+        for registration in self.registry.replay():
+            self.announce(registration)
+        self._open_barrier(now)
+
+    def link_down(self) -> int:
+        """End the link: written calls fail, unwritten ones wait for the next link, everything else is dropped.
+
+        Returns:
+            How many messages were dropped: registrations, which the next link replays, and results of invocations,
+            whose caller can no longer be reached (P-45).
+        """
+        unwritten = [item for item in self._outgoing if isinstance(item, Call)]
+        dropped = len(self._outgoing) - len(unwritten)
+        self._outgoing, self.outgoing_bytes = [], 0
+        self._drop_barrier()
+        self.calls.requeue(unwritten)
+        if self.phase is not Phase.REFUSED:
+            self.phase = Phase.OFFLINE
+        self._confirmed = -1
+        self.revision += 1
+        self.calls.fail_sent(
+            lambda call: ConnectionLostError(
+                "CONNECTION_LOST",
+                "the connection to the engine was lost before the answer came; the function may have run",
+                call.function_id,
+                None,
+                call.invocation_id,
+            )
+        )
+        return dropped
+
+    # -- what goes out -------------------------------------------------------------------------------------------
+
+    def _put(self, item: bytes) -> None:
+        self._outgoing.append(item)
+        self.outgoing_bytes += len(item)
+
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether ``take_outgoing`` has something."""
+        return bool(self._outgoing)
+
+    def take_outgoing(self) -> list[bytes]:
+        """Hand over what must be written now, in order; from here on a call counts as sent."""
+        items, self._outgoing, self.outgoing_bytes = self._outgoing, [], 0
+        texts: list[bytes] = []
+        for item in items:
+            if isinstance(item, bytes):
+                texts.append(item)
+            elif not item.is_done:  # a call whose caller gave up is never sent
+                texts.append(item.text)
+                item.is_sent = True
+                if item.invocation_id is None:
+                    item.end()
+                else:
+                    item.text = b""
+        return texts
+
+    def submit(self, call: Call, now: float) -> None:
+        """Send a call, or let it wait for a link. A call that is refused here was never made: it ends by no other way.
+
+        Raises:
+            RegistrationRejectedError: The engine has refused this worker (P-17).
+            OfflineQueueFullError: There is no link, and too many calls wait for one.
+        """
+        if self.fatal is not None:
+            raise self.fatal
+        if self.phase is Phase.JOINED:
+            self._outgoing.append(call)
+            self.outgoing_bytes += len(call.text)
+        else:
+            self.calls.queue(call)
+        self.calls.open(call, now)
+
+    def answer(self, link: int, text: bytes) -> bool:
+        """Send the result of an invocation that came on ``link``; False when that link is gone."""
+        if link != self.link or self.phase not in {Phase.JOINING, Phase.JOINED}:
+            return False
+        self._put(text)
+        return True
+
+    def send(self, message: Message) -> None:
+        """Send any other message on the current link."""
+        self._put(encode(message))
+
+    def announce(self, registration: Registration) -> None:
+        """Send a registration, once per link (P-13); while offline the replay will.
+
+        Other threads change the registry first and have this called later, so it may be out of date by now.
+        """
+        if self.phase not in {Phase.JOINING, Phase.JOINED} or registration.link == self.link:
+            return
+        if self.registry.current(registration) is not registration:
+            return
+        registration.link = self.link
+        registration.refusal = None
+        self._announced += 1
+        self._put(registration.register)
+        self.revision += 1
+
+    def withdraw(self, registration: Registration) -> None:
+        """Send the withdrawal of a registration that this link has seen."""
+        if self.phase not in {Phase.JOINING, Phase.JOINED} or registration.link != self.link:
+            return
+        successor = self.registry.current(registration)
+        if successor is not None and successor is not registration and successor.link == self.link:
+            return  # it has replaced this one at the engine (§5.1), and the withdrawal names only the id
+        self._put(registration.unregister)
+
+    # -- readiness -----------------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the engine has confirmed every registration made so far, on this link."""
+        return self.phase is Phase.JOINED and self._confirmed >= self._announced
+
+    def confirm(self, now: float) -> None:
+        """Ask the engine to confirm what was registered since the last barrier, unless that is under way."""
+        if self.phase is Phase.JOINED and self._barrier is None and not self.is_ready:
+            self._open_barrier(now)
+
+    def _open_barrier(self, now: float) -> None:
+        mark = self._announced
+        invocation_id = new_id()
+        text = encode(InvokeFunction(REGISTER_WORKER, self._identity, invocation_id))
+        call = Call(REGISTER_WORKER, invocation_id, text, None)  # the link's end is its timeout
+        call.wake = lambda: self._barrier_ended(call, mark)
+        self._barrier = call
+        self.calls.open(call, now)
+        self._outgoing.append(call)
+        self.outgoing_bytes += len(text)
+
+    def _barrier_ended(self, call: Call, mark: int) -> None:
+        """The engine has answered; whatever else ends a barrier drops it first."""
+        self._barrier = None
+        self.revision += 1
+        if isinstance(call.error, InvocationError) and self.phase is Phase.JOINING:
+            # FORBIDDEN, INVALID_NAMESPACE (§6.2): asking again cannot help.
+            self._refuse(
+                RegistrationRejectedError(
+                    call.error.code, self._identity.get("namespace"), self._identity.get("name"), None
+                )
+            )
+            return
+        # Once the namespace is known, an error confirms as well: registrations are handled in order, before the
+        # invocations that follow them (§3.4).
+        self._confirmed = max(self._confirmed, mark)
+        if self.phase is Phase.JOINING:
+            self.phase = Phase.JOINED
+            for queued in self.calls.take_queued():
+                self._outgoing.append(queued)
+                self.outgoing_bytes += len(queued.text)
+
+    def _drop_barrier(self) -> None:
+        barrier, self._barrier = self._barrier, None
+        if barrier is not None:
+            self.calls.abandon(barrier)
+
+    def _refuse(self, error: RegistrationRejectedError) -> None:
+        self.phase = Phase.REFUSED
+        self.fatal = error
+        self.fail(error)
+
+    # -- what comes in -------------------------------------------------------------------------------------------
+
+    def receive(self, text: bytes) -> Message | None:
+        """Take one message. Returns it when the runtime has to act on it (or may want to log it), else None.
+
+        Raises:
+            DecodeError: Not a message; the caller logs it and reads on (P-10).
+        """
+        message = decode(text)
+        if isinstance(message, InvocationResult):
+            error = None
+            if message.error is not ABSENT:
+                error = InvocationError.from_wire(
+                    message.error,
+                    call.function_id if (call := self.calls.get(message.invocation_id)) else message.function_id,
+                    message.invocation_id,
+                )
+            result = None if message.result is ABSENT else message.result
+            self.calls.settle(message.invocation_id, result, error)
+            return None
+        if isinstance(message, InvokeFunction | RegisterTriggerMessage | UnregisterTrigger):
+            return message
+        if isinstance(message, WorkerRegistered):
+            self.worker_id = message.worker_id
+            self._reattach_token = message.reattach_token
+            self.features = message.features or []
+            self.revision += 1
+            return None
+        if isinstance(message, RegistrationRejected):
+            self._rejected(message)
+            return message
+        if isinstance(message, TriggerRegistrationResult):
+            return self._trigger_result(message)
+        if isinstance(message, ErrorMessage):
+            error = InvocationError.from_wire(message.error)
+            self.refused_credentials = AuthenticationError(error.code, error.message)
+            self.revision += 1
+            return message
+        if isinstance(message, Ping):
+            self.send(Pong())
+        return None
+
+    def _rejected(self, message: RegistrationRejected) -> None:
+        error = RegistrationRejectedError(
+            message.code, message.namespace, message.worker_name, message.owner_worker_id, message.function_id
+        )
+        self.revision += 1
+        if message.code != "FUNCTION_NAMESPACE_CONFLICT":  # P-17: any other code is fatal
+            self._refuse(error)
+        elif (function := self.registry.functions.get(message.function_id or "")) is not None:
+            function.refusal = error
+
+    def _trigger_result(self, message: TriggerRegistrationResult) -> Message | None:
+        if message.error is ABSENT:
+            return None
+        error = InvocationError.from_wire(message.error)
+        if (trigger := self.registry.triggers.get(message.id)) is not None:
+            trigger.refusal = TriggerRegistrationError(
+                error.code, error.message, message.id, message.trigger_type, message.function_id
+            )
+            self.revision += 1
+        return message
+
+    def fail(self, error: IIIError) -> None:
+        """End every call: the worker is over (P-35)."""
+        self._drop_barrier()
+        self.calls.fail_all(lambda _call: error)
+        for item in self._outgoing:
+            if isinstance(item, Call):
+                item.end(error=error)  # a void call on its way to the writer: in no table any more

@@ -1,0 +1,28 @@
+"""Ids of the engine's own functions and trigger types, as upstream names them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ("EngineFunctions", "EngineTriggers")
+
+
+class EngineFunctions:
+    """Function ids in namespace ``default``."""
+
+    LIST_FUNCTIONS: Final = "engine::functions::list"
+    INFO_FUNCTIONS: Final = "engine::functions::info"
+    LIST_WORKERS: Final = "engine::workers::list"
+    INFO_WORKERS: Final = "engine::workers::info"
+    LIST_TRIGGERS: Final = "engine::triggers::list"
+    INFO_TRIGGERS: Final = "engine::triggers::info"
+    LIST_REGISTERED_TRIGGERS: Final = "engine::registered-triggers::list"
+    INFO_REGISTERED_TRIGGERS: Final = "engine::registered-triggers::info"
+    REGISTER_WORKER: Final = "engine::workers::register"
+
+
+class EngineTriggers:
+    """Trigger type ids the engine fires itself."""
+
+    FUNCTIONS_AVAILABLE: Final = "engine::functions-available"
+    LOG: Final = "log"
