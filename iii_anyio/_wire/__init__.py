@@ -1,0 +1,1 @@
+"""Wires: how whole messages travel. The only code that touches sockets."""
