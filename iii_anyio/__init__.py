@@ -1,0 +1,113 @@
+"""Python SDK for the iii engine on structured concurrency: asyncio, trio, and plain threads.
+
+``open_worker`` runs a worker in your own event loop; ``register_worker`` gives one to synchronous programs.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+
+from ._runtime.context import Invocation, running_invocation
+from ._version import __version__
+from .client import IIIClient, register_worker
+from .engine import EngineFunctions, EngineTriggers
+from .errors import (
+    AuthenticationError,
+    ConnectError,
+    ConnectionLostError,
+    DecodeError,
+    EncodeError,
+    IIIError,
+    InvocationError,
+    InvocationForbiddenError,
+    InvocationTimeoutError,
+    OfflineQueueFullError,
+    PayloadTooLargeError,
+    RegistrationRejectedError,
+    ShutdownError,
+    TriggerRegistrationError,
+    WorkerStateError,
+)
+from .http import (
+    ApiRequest,
+    ApiResponse,
+    HttpAuthApiKey,
+    HttpAuthBearer,
+    HttpAuthConfig,
+    HttpAuthHmac,
+    HttpInvocationConfig,
+)
+from .options import (
+    DEFAULT_ENGINE_URL,
+    ConnectionStateCallback,
+    HeartbeatOptions,
+    IIIConnectionState,
+    InitOptions,
+    Limits,
+    ReconnectionConfig,
+    TelemetryOptions,
+)
+from .queue import EnqueueResult
+from .trigger import (
+    RegisterTriggerInput,
+    RegisterTriggerTypeInput,
+    TriggerAction,
+    TriggerActionEnqueue,
+    TriggerActionVoid,
+    TriggerRequest,
+)
+from .worker import Worker, open_worker
+
+__all__ = (
+    "DEFAULT_ENGINE_URL",
+    "ApiRequest",
+    "ApiResponse",
+    "AuthenticationError",
+    "ConnectError",
+    "ConnectionLostError",
+    "ConnectionStateCallback",
+    "DecodeError",
+    "EncodeError",
+    "EngineFunctions",
+    "EngineTriggers",
+    "EnqueueResult",
+    "HeartbeatOptions",
+    "HttpAuthApiKey",
+    "HttpAuthBearer",
+    "HttpAuthConfig",
+    "HttpAuthHmac",
+    "HttpInvocationConfig",
+    "IIIClient",
+    "IIIConnectionState",
+    "IIIError",
+    "InitOptions",
+    "Invocation",
+    "InvocationError",
+    "InvocationForbiddenError",
+    "InvocationTimeoutError",
+    "Limits",
+    "OfflineQueueFullError",
+    "PayloadTooLargeError",
+    "ReconnectionConfig",
+    "RegisterTriggerInput",
+    "RegisterTriggerTypeInput",
+    "RegistrationRejectedError",
+    "ShutdownError",
+    "TelemetryOptions",
+    "TriggerAction",
+    "TriggerActionEnqueue",
+    "TriggerActionVoid",
+    "TriggerRegistrationError",
+    "TriggerRequest",
+    "Worker",
+    "WorkerStateError",
+    "__version__",
+    "open_worker",
+    "register_worker",
+    "running_invocation",
+)
+
+# Show names where users import them. Not models: pydantic resolves late annotations in the module they name.
+for _value in [globals()[_name] for _name in __all__]:
+    if isinstance(_value, type | FunctionType) and not hasattr(_value, "model_fields"):
+        _value.__module__ = "iii_anyio"

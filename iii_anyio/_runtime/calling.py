@@ -1,0 +1,237 @@
+"""Calls from where the caller is: a task on the worker's loop, a task on another loop, or a blocked thread.
+
+Encoding happens where the caller is, so that its mistakes are raised there and threads share that work. The call itself
+is opened on the loop, and the slot that wakes the caller is the cheapest its situation allows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from anyio.lowlevel import checkpoint, current_token
+
+from .._protocol.calls import Call, new_id
+from .._protocol.codec import encode
+from .._protocol.messages import ABSENT, InvokeFunction
+from ..errors import IIIError, InvocationError, ShutdownError, WorkerStateError
+from .context import current
+from .invoke import is_handler_thread
+from .mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from .._protocol.worker_session import WorkerSession
+    from .outbox import Outbox
+
+__all__ = ("Caller",)
+
+logger: Final = logging.getLogger("iii_anyio")
+
+MAX_BLOCKED_HANDLERS: Final = 1000
+"""Handler threads waiting in nested ``trigger()`` calls at once; beyond it a call fails and takes no other thread."""
+
+
+class Caller:
+    """Opens calls and waits for them, from any thread."""
+
+    def __init__(self, owner: object, session: WorkerSession, outbox: Outbox, threads: anyio.CapacityLimiter) -> None:
+        self._owner = owner
+        self._session = session
+        self._outbox = outbox
+        self._threads = threads
+        self._thread_id = threading.get_ident()
+        self.token = token = current_token()
+        self._own_loop = token.native_token
+        # anyio.current_time() does not know its backend in functions that another thread posted.
+        self._now: Callable[[], float] = token.backend_class.current_time
+        self._pid = os.getpid()
+        self._foreign: weakref.WeakKeyDictionary[object, Mailbox] = weakref.WeakKeyDictionary()
+        self._blocked_handlers = 0
+        self._rearm = anyio.Event()
+        self._armed: float | None = None
+        self.is_closed = False
+        self.mailbox = Mailbox()
+
+    # -- where are we --------------------------------------------------------------------------------------------
+
+    def is_on_loop(self) -> bool:
+        """Whether this is the loop's own thread."""
+        return threading.get_ident() == self._thread_id
+
+    def check_usable(self) -> None:
+        """Raise when no method of the worker can work here."""
+        if os.getpid() != self._pid:
+            raise WorkerStateError("this worker was opened before a fork; open a new one in the child process")
+        if self.is_closed:
+            raise ShutdownError("SHUTDOWN", "the worker has shut down; open a new one")
+
+    def on_loop(self, function: Any, *args: Any) -> None:
+        """Run a plain function on the loop: at once if this is the loop's thread, else soon."""
+        if self.is_on_loop():
+            function(*args)
+        else:
+            self.mailbox.post(function, *args)
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    def _make(
+        self, function_id: str, payload: Any, action: dict[str, Any] | None, timeout: float | None, metadata: Any,
+        namespace: str | None,
+    ) -> Call:  # fmt: skip
+        self.check_usable()
+        is_void = action is not None and action["type"] == "void"
+        invocation_id = None if is_void else new_id()
+        invocation = current.get()
+        traceparent = baggage = None
+        if invocation is not None:
+            traceparent, baggage = invocation.traceparent, invocation.baggage
+        message = InvokeFunction(function_id, payload, invocation_id, metadata, traceparent, baggage, action, namespace)
+        return Call(function_id, invocation_id, encode(message), timeout)
+
+    def _submit(self, call: Call) -> None:
+        """On the loop: open the call and get it on its way."""
+        if self.is_closed:
+            raise ShutdownError("SHUTDOWN", "the worker has shut down; open a new one", call.function_id)
+        self._session.submit(call, self._now())
+        self._outbox.flush()
+        if call.deadline is not None and (self._armed is None or call.deadline < self._armed):
+            self._rearm.set()
+
+    def _submit_foreign(self, call: Call) -> None:
+        try:
+            self._submit(call)
+        except IIIError as exc:
+            call.end(error=exc)
+            if call.invocation_id is None:
+                logger.error("a void call of %r was not sent: %s", call.function_id, exc)
+
+    async def call(
+        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
+        metadata: Any = ABSENT, namespace: str | None = None,
+    ) -> Any:  # fmt: skip
+        """Make a call and wait for what it comes to, on any loop."""
+        call = self._make(function_id, payload, action, timeout, metadata, namespace)
+        if not self.is_on_loop() or not self._is_own_loop():
+            return await self._call_from_foreign_loop(call)
+        if call.invocation_id is None:
+            self._submit(call)
+            if self._outbox.is_full:
+                await self._outbox.wait_room()
+            else:
+                await checkpoint()
+            return None
+        if self._outbox.is_full:
+            await self._outbox.wait_room()
+        answered = anyio.Event()
+        call.wake = answered.set
+        self._submit(call)
+        try:
+            await answered.wait()
+        finally:
+            if not call.is_done:
+                self._session.calls.abandon(call)
+        return call.value()
+
+    def _is_own_loop(self) -> bool:
+        return current_token().native_token is self._own_loop
+
+    async def _call_from_foreign_loop(self, call: Call) -> Any:
+        if call.invocation_id is None:
+            self.mailbox.post(self._submit_foreign, call)
+            await checkpoint()
+            return None
+        answered = anyio.Event()
+        mailbox = self.mailbox_here()
+
+        def wake() -> None:
+            try:
+                mailbox.post(answered.set)
+            except WorkerStateError:  # that loop has ended, and its caller with it
+                logger.debug("the caller of %r has gone", call.function_id)
+
+        call.wake = wake
+        self.mailbox.post(self._submit_foreign, call)
+        try:
+            await answered.wait()
+        finally:
+            if not call.is_done:
+                self.mailbox.post(self._session.calls.abandon, call)
+        return call.value()
+
+    def mailbox_here(self) -> Mailbox:
+        """The mailbox of the loop this runs on, which may be another than the worker's."""
+        loop = current_token().native_token
+        mailbox = self._foreign.get(loop)
+        if mailbox is None:
+            mailbox = self._foreign[loop] = Mailbox()
+        return mailbox
+
+    def call_blocking(
+        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
+        metadata: Any = ABSENT, namespace: str | None = None,
+    ) -> Any:  # fmt: skip
+        """Make a call and block this thread until it has ended."""
+        if self.is_on_loop():
+            raise WorkerStateError(
+                "trigger() would block the event loop it needs; use 'await trigger_async(...)' here, "
+                "or call it from a sync handler or another thread"
+            )
+        call = self._make(function_id, payload, action, timeout, metadata, namespace)
+        if call.invocation_id is None:
+            self.mailbox.post(self._submit_foreign, call)
+            return None
+        answered = threading.Lock()
+        answered.acquire()  # released by the answer
+        call.wake = answered.release
+        self.mailbox.post(self._submit_from_handler if is_handler_thread() else self._submit_foreign, call)
+        try:
+            answered.acquire()
+        except BaseException:  # Ctrl-C while waiting: the call's caller has gone
+            self.mailbox.post(self._session.calls.abandon, call)
+            raise
+        return call.value()
+
+    def _submit_from_handler(self, call: Call) -> None:
+        """A handler's thread waits for this call: lend its place to another, or nested calls could use them all up."""
+        if self._blocked_handlers >= MAX_BLOCKED_HANDLERS:
+            call.end(
+                error=InvocationError(
+                    "worker_overloaded",
+                    f"{self._blocked_handlers} sync handlers already wait in nested trigger() calls",
+                    call.function_id,
+                )
+            )
+            return
+        release = call.wake
+        self._lend(1)
+
+        def wake() -> None:
+            self._lend(-1)
+            if release is not None:
+                release()
+
+        call.wake = wake
+        self._submit_foreign(call)
+
+    def _lend(self, places: int) -> None:
+        self._blocked_handlers += places
+        self._threads.total_tokens += places
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    async def run_deadlines(self) -> None:
+        """End calls whose time is up. One task and one timer for all of them."""
+        calls = self._session.calls
+        while True:
+            self._rearm = anyio.Event()
+            self._armed = calls.next_deadline()
+            with anyio.CancelScope(deadline=float("inf") if self._armed is None else self._armed):
+                await self._rearm.wait()
+            for call in calls.expire(self._now()):
+                if call.invocation_id is None:
+                    logger.error("a void call of %r was not sent: %s", call.function_id, call.error)

@@ -1,0 +1,225 @@
+"""From message to task: finds the function, keeps the limits, answers every invocation exactly once.
+
+Tasks: one per running invocation, in the group given to ``open``; it outlives the link the invocation came on.
+Trigger-type messages go to ``providing``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+import anyio
+from anyio import CancelScope, CapacityLimiter, get_cancelled_exc_class
+
+from .._protocol.codec import encode
+from .._protocol.messages import InvocationResult, InvokeFunction, Message, UnregisterTrigger
+from .._protocol.messages import RegisterTrigger as RegisterTriggerMessage
+from ..errors import IIIError, InvocationError
+from .binding import Binding
+from .context import Invocation, current
+from .invoke import failure, run_handler
+from .providing import Providing
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from .._protocol.worker_session import WorkerSession
+    from ..options import Limits
+    from .outbox import Outbox
+
+__all__ = ("Dispatcher", "Function")
+
+logger: Final = logging.getLogger("iii_anyio")
+
+
+@dataclass(slots=True, eq=False)
+class Function:
+    """A registered function as the dispatcher sees it. ``binding`` is None for one the engine invokes over HTTP."""
+
+    function_id: str
+    binding: Binding | None
+    concurrency: int | None = None
+    on_disconnect: Literal["finish", "cancel"] = "finish"
+    running: int = 0
+    waiting: deque[tuple[InvokeFunction, int]] = field(default_factory=lambda: deque[tuple[InvokeFunction, int]]())
+
+
+class Dispatcher:
+    """Everything between a received invocation and its answer."""
+
+    def __init__(self, owner: object, session: WorkerSession, outbox: Outbox, limits: Limits) -> None:
+        self._owner = owner
+        self._session = session
+        self._outbox = outbox
+        self._limits = limits
+        self._group: TaskGroup | None = None
+        self._is_accepting = True
+        self._backlog: deque[tuple[Function, InvokeFunction, int]] = deque()
+        self._waiting = 0
+        self._cancel_on_loss: set[CancelScope] = set()
+        self._idle = anyio.Event()
+        self._idle.set()
+        self.running = 0
+        self.threads = CapacityLimiter(limits.max_threads)
+        self.providing = Providing(session, outbox)
+
+    def open(self, group: TaskGroup) -> None:
+        """Run handlers in this group from now on."""
+        self._group = group
+        self.providing.open(group)
+
+    # -- what the link hands over --------------------------------------------------------------------------------
+
+    def act(self, message: Message) -> None:
+        """Take one message from the reader. Never waits."""
+        if isinstance(message, InvokeFunction):
+            self._invoke(message)
+        elif isinstance(message, RegisterTriggerMessage | UnregisterTrigger):
+            self.providing.act(message)
+
+    def _invoke(self, message: InvokeFunction) -> None:
+        registration = self._session.registry.functions.get(message.function_id)
+        link = self._session.link
+        if registration is None:
+            self._refuse(message, "function_not_found", f"Function {message.function_id} is not registered here.")
+            return
+        function: Function = registration.target
+        if function.binding is None:
+            text = (
+                f"Function {message.function_id} is invoked over HTTP by the engine; this worker has no handler for it."
+            )
+            self._refuse(message, "function_not_invokable", text)
+        elif not self._is_accepting:
+            self._refuse(message, "worker_shutting_down", "the worker is draining and takes no new invocations")
+        elif function.concurrency is not None and function.running >= function.concurrency:
+            if self._may_wait(message):
+                function.waiting.append((message, link))
+        elif self.running >= self._limits.max_concurrency:
+            if self._may_wait(message):
+                self._backlog.append((function, message, link))
+        else:
+            self._start(function, message, link)
+
+    def _may_wait(self, message: InvokeFunction) -> bool:
+        if self._waiting >= self._limits.backlog:
+            text = f"{self.running} handlers run and {self._waiting} invocations wait; try again later"
+            self._refuse(message, "worker_overloaded", text)
+            return False
+        self._waiting += 1
+        return True
+
+    def _refuse(self, message: InvokeFunction, code: str, text: str) -> None:
+        logger.debug("refused an invocation of %r: %s", message.function_id, text)
+        self._answer(message, self._session.link, failure(message, InvocationError(code, text)))
+
+    def _start(self, function: Function, message: InvokeFunction, link: int) -> None:
+        assert self._group is not None, "open() comes before the first link"
+        function.running += 1
+        self.running += 1
+        if self.running == 1:
+            self._idle = anyio.Event()
+        self._group.start_soon(self._run, function, message, link, name=message.function_id)
+
+    # -- one invocation ------------------------------------------------------------------------------------------
+
+    async def _run(self, function: Function, message: InvokeFunction, link: int) -> None:
+        current.set(
+            Invocation(
+                self._owner, message.function_id, message.invocation_id, message.metadata, message.traceparent,
+                message.baggage,
+            )
+        )  # fmt: skip
+        assert function.binding is not None
+        try:
+            if function.on_disconnect == "cancel":
+                await self._run_cancellable(function, message, link)
+            else:
+                self._succeed(message, link, await run_handler(function.binding, message, self.threads))
+        except BaseException as exc:
+            # Whatever a handler does, its caller gets an answer and the others go on (P-40). Cancellation may be
+            # swallowed here because the task ends with this line.
+            self._fail(message, link, exc)
+            if isinstance(exc, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # that was the user's Ctrl-C
+        else:
+            if self._outbox.is_full:
+                await self._outbox.wait_room()  # a handler keeps its place until its result has room
+        finally:
+            self._finished(function)
+
+    async def _run_cancellable(self, function: Function, message: InvokeFunction, link: int) -> None:
+        assert function.binding is not None
+        with CancelScope() as scope:
+            self._cancel_on_loss.add(scope)
+            try:
+                self._succeed(message, link, await run_handler(function.binding, message, self.threads))
+            finally:
+                self._cancel_on_loss.discard(scope)
+
+    def _succeed(self, message: InvokeFunction, link: int, result: object) -> None:
+        if message.invocation_id is not None:
+            self._answer(
+                message,
+                link,
+                InvocationResult(message.invocation_id, message.function_id, result, traceparent=message.traceparent),
+            )
+
+    def _fail(self, message: InvokeFunction, link: int, exc: BaseException) -> None:
+        if isinstance(exc, get_cancelled_exc_class()):
+            logger.warning("handler of %r was cancelled before it finished", message.function_id)
+        elif isinstance(exc, IIIError):
+            logger.info("handler of %r failed: %s", message.function_id, exc)
+        else:
+            logger.error("handler of %r failed", message.function_id, exc_info=exc)
+        if message.invocation_id is not None:
+            self._answer(message, link, failure(message, exc))
+
+    def _answer(self, message: InvokeFunction, link: int, answer: InvocationResult) -> None:
+        if not answer.invocation_id:
+            return
+        if not self._session.answer(link, encode(answer)):
+            logger.debug("the result of %r came after its link was lost and was dropped", message.function_id)
+        self._outbox.flush()
+
+    def _finished(self, function: Function) -> None:
+        function.running -= 1
+        self.running -= 1
+        if function.waiting and self.running < self._limits.max_concurrency:
+            self._waiting -= 1
+            self._start(function, *function.waiting.popleft())
+        while self._backlog and self.running < self._limits.max_concurrency:
+            waiting, message, link = self._backlog.popleft()
+            if waiting.concurrency is not None and waiting.running >= waiting.concurrency:
+                waiting.waiting.append((message, link))
+            else:
+                self._waiting -= 1
+                self._start(waiting, message, link)
+        if self.running == 0:
+            self._idle.set()
+
+    # -- link and worker end -------------------------------------------------------------------------------------
+
+    def link_lost(self) -> None:
+        """Forget what waits (its callers have been told that it stopped) and cancel what asked for it."""
+        forgotten = self._waiting
+        self._backlog.clear()
+        for registration in list(self._session.registry.functions.values()):
+            registration.target.waiting.clear()
+        self._waiting = 0
+        if forgotten:
+            logger.warning("%d invocations still waiting for a place ended with the connection", forgotten)
+        for scope in list(self._cancel_on_loss):
+            scope.cancel()
+
+    def stop_accepting(self) -> None:
+        """Refuse new invocations; those that run or wait go on."""
+        self._is_accepting = False
+
+    async def wait_idle(self) -> None:
+        """Wait until no handler runs and none waits."""
+        while self.running or self._waiting:
+            await self._idle.wait()

@@ -1,0 +1,94 @@
+"""Run one handler: in this task, or in a thread; and the one place where an exception becomes a wire error."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from anyio import CapacityLimiter, get_cancelled_exc_class, to_thread
+
+from .._protocol.messages import InvocationResult, InvokeFunction
+from ..errors import EncodeError, InvocationError
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+__all__ = ("error_body", "failure", "is_handler_thread", "run_handler")
+
+_PACKAGE: Final = str(Path(__file__).resolve().parent.parent)
+_thread: Final = threading.local()
+
+
+def is_handler_thread() -> bool:
+    """Whether this thread is running a sync handler."""
+    return getattr(_thread, "is_handler", False)
+
+
+async def run_handler(binding: Binding, message: InvokeFunction, threads: CapacityLimiter) -> object:
+    """Call the handler with the message's data and return what goes on the wire as its result."""
+    try:
+        args, kwargs = binding.call_args(message.data, message.metadata)
+    except InvocationError as exc:
+        if not _is_http_request(message.data):
+            raise
+        # The mistake is the HTTP client's; the engine would make a failed invocation a 500 (H-42).
+        return {"status_code": 400, "body": {"error": {"code": exc.code, "message": exc.message}}}
+    if binding.is_async:
+        return binding.outcome(await binding.handler(*args, **kwargs))
+
+    def call() -> Any:
+        _thread.is_handler = True
+        try:
+            return binding.handler(*args, **kwargs)
+        finally:
+            _thread.is_handler = False
+
+    # A thread cannot be cancelled; it is left behind so that it cannot hold up the worker's end.
+    result = await to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads)
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError("a sync handler returned a coroutine; declare it with 'async def'")
+    return binding.outcome(result)
+
+
+def _is_http_request(data: Any) -> bool:
+    match data:
+        case {"trigger": {"type": "http"}}:
+            return True
+        case _:
+            return False
+
+
+def failure(message: InvokeFunction, exc: BaseException) -> InvocationResult:
+    """The answer to an invocation whose handler ended with ``exc``."""
+    error = error_body(exc, "invocation_failed")
+    return InvocationResult(
+        message.invocation_id or "", message.function_id, error=error, traceparent=message.traceparent
+    )
+
+
+def error_body(exc: BaseException, code: str) -> dict[str, str]:
+    """The wire's error object (§4.4). An ``InvocationError`` keeps its code; cancellation has one of its own."""
+    if isinstance(exc, InvocationError):
+        body = {"code": exc.code, "message": exc.message}
+        if exc.stacktrace is not None:
+            body["stacktrace"] = exc.stacktrace
+        return body
+    if isinstance(exc, get_cancelled_exc_class()):
+        return {"code": "invocation_cancelled", "message": "the worker cancelled the handler before it finished"}
+    text = str(exc) if isinstance(exc, Exception) else f"{type(exc).__name__}: {exc}"
+    if isinstance(exc, EncodeError):
+        text = f"the handler's result cannot be sent: {exc}"
+    body = {"code": code, "message": text, "stacktrace": _stacktrace(exc)}
+    # What users put into exceptions is not always encodable, but the caller must get its answer (P-44).
+    return {key: value.encode("utf-8", "replace").decode("utf-8", "replace") for key, value in body.items()}
+
+
+def _stacktrace(exc: BaseException) -> str:
+    frames = exc.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_PACKAGE) and frames.tb_next is not None:
+        frames = frames.tb_next  # start at the handler, not in this package
+    return "".join(traceback.format_exception(type(exc), exc, frames))

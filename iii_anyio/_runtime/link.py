@@ -1,0 +1,142 @@
+"""One connection's life: reader, writer and heartbeat. Read this file first.
+
+Tasks (style: the first to end ends the three, the cause is kept):
+
+    reader     wire → session → dispatcher; ends with the wire
+    writer     outbox → wire; ends when asked to and everything is written
+    heartbeat  pings, and declares a silent link dead
+
+Below: a ``Wire`` and the ``WorkerSession``. Above: ``connection.py`` opens the next link when this one has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio import CancelScope, create_task_group, current_time
+
+from .._protocol.liveness import Liveness
+from .._protocol.worker_session import Phase, WorkerSession
+from ..errors import DecodeError, LinkClosed
+from .cleanup import last_words
+
+if TYPE_CHECKING:
+    from .._protocol.messages import Message
+    from ..abc import Wire
+    from ..options import HeartbeatOptions
+    from .outbox import Outbox
+
+__all__ = ("Link",)
+
+logger: Final = logging.getLogger("iii_anyio")
+
+CLOSE_TIMEOUT: Final = 2.0
+
+
+class Link:
+    """Runs one wire until it ends; ``cause`` says why it did."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        session: WorkerSession,
+        outbox: Outbox,
+        *,
+        heartbeat: HeartbeatOptions,
+        join_timeout: float,
+        act: Callable[[Message], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._wire = wire
+        self._session = session
+        self._outbox = outbox
+        self._act = act
+        self._changed = changed
+        self._scope = CancelScope()
+        self._is_finishing = False
+        self.cause: LinkClosed | None = None
+        self.has_joined = False
+        self._join_deadline = current_time() + join_timeout
+        self.liveness = Liveness(
+            current_time(),
+            interval=heartbeat.interval,
+            pong_timeout=heartbeat.pong_timeout,
+            idle_timeout=heartbeat.idle_timeout,
+        )
+
+    def finish(self) -> None:
+        """Write what is in the outbox, then close. Returns at once."""
+        self._is_finishing = True
+        if not self._session.has_outgoing:
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """Serve the link until it ends by itself, by ``finish`` or by cancellation; then close the wire."""
+        try:
+            with self._scope:
+                async with create_task_group() as tasks:
+                    for part in (self._read, self._write, self._beat):
+                        tasks.start_soon(self._run_part, part, name=f"iii link {part.__name__.strip('_')}")
+        finally:
+            with last_words(CLOSE_TIMEOUT):
+                await self._wire.aclose(1000)
+
+    async def _run_part(self, part: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await part()
+        except LinkClosed as exc:
+            if self.cause is None:
+                self.cause = exc
+        finally:
+            self._scope.cancel()
+
+    async def _read(self) -> None:
+        session, wire, liveness, act = self._session, self._wire, self.liveness, self._act
+        revision = session.revision
+        while True:
+            texts = await wire.receive()
+            now = current_time()
+            liveness.received(now)
+            if wire.pongs:
+                for payload in wire.pongs:
+                    liveness.pong(payload, now)
+                wire.pongs.clear()
+            for text in texts:
+                try:
+                    message = session.receive(text)
+                except DecodeError as exc:  # P-10: log it and read on
+                    if text.strip():
+                        logger.warning("ignored an undecodable message of %d bytes from the engine: %s", len(text), exc)
+                    continue
+                if message is not None:
+                    act(message)
+            self._outbox.flush()
+            if session.revision != revision:
+                revision = session.revision
+                self.has_joined = self.has_joined or session.phase is Phase.JOINED
+                self._changed()
+                if session.phase is Phase.REFUSED:
+                    raise LinkClosed(1008, "the engine refused this worker")
+
+    async def _write(self) -> None:
+        while True:
+            await self._wire.send(await self._outbox.take())
+            if self._is_finishing and not self._session.has_outgoing:
+                return
+
+    async def _beat(self) -> None:
+        liveness = self.liveness
+        while True:
+            now = current_time()
+            is_joining = self._session.phase is Phase.JOINING
+            if is_joining and now >= self._join_deadline:
+                raise LinkClosed(1006, "the engine did not accept this worker's identity in time")
+            if (death := liveness.death(now)) is not None:
+                raise LinkClosed(1006, death)
+            if liveness.is_ping_due(now):
+                await self._wire.ping(liveness.ping(now))
+            check = liveness.next_check()
+            await anyio.sleep_until(max(min(check, self._join_deadline) if is_joining else check, now + 0.01))

@@ -1,0 +1,269 @@
+"""The portal face: ``register_worker`` runs a worker in a thread of its own, for synchronous programs.
+
+No logic but whose thread, loop and signals they are: every method beyond these is ``WorkerMethods``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import weakref
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import anyio
+from anyio import from_thread
+
+from .errors import ConnectError, RegistrationRejectedError, WorkerStateError
+from .options import InitOptions
+from .worker import WorkerMethods, run_worker
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+    from ._runtime.supervisor import Supervisor
+    from .options import IIIConnectionState
+
+__all__ = ("IIIClient", "register_worker")
+
+logger: Final = logging.getLogger("iii_anyio")
+
+_CONNECT_WAIT: Final = 30.0
+"""Seconds ``register_worker`` waits for the engine before it returns a client that goes on trying (api A.2)."""
+
+
+class IIIClient(WorkerMethods):
+    """A worker whose event loop runs in a thread of its own. Made by ``register_worker``; also a context manager.
+
+    The thread is not a daemon: a script that registers functions and reaches its end stays alive until ``shutdown()``,
+    SIGTERM or Ctrl-C.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        options: InitOptions | None = None,
+        *,
+        backend: Literal["asyncio", "trio"] = "asyncio",
+    ) -> None:
+        """Start the worker and connect in the background; never fails because of the connection."""
+        self._portal = _Portal(address, options, backend)
+        super().__init__(self._portal.supervisor, self._portal.namespace)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        """Drain running handlers, deliver their results, close, and wait for the worker's thread. Twice is fine."""
+        super().shutdown()
+        if not self._supervisor.is_called_from_handler():
+            self._portal.thread.join()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Block until the engine has confirmed every registration made so far.
+
+        Args:
+            timeout: Seconds; None waits as long as the worker lives.
+
+        Raises:
+            TimeoutError: Not in time.
+            RegistrationRejectedError: The engine refused this worker, or one of its functions.
+            TriggerRegistrationError: A provider refused a trigger.
+        """
+        self._portal.check_alive()
+        if self._supervisor.caller.is_on_loop():
+            raise WorkerStateError("wait_ready() would block the event loop it needs")
+        caller = self._checked().caller
+
+        async def wait() -> None:
+            with anyio.fail_after(timeout):
+                await self._supervisor.wait_ready()
+
+        try:
+            from_thread.run(wait, token=caller.token)
+        except TimeoutError as exc:
+            state = self.get_connection_state()
+            raise TimeoutError(f"the engine has not confirmed every registration in {timeout} s ({state})") from exc
+
+    def serve(self) -> None:
+        """Block until the worker is shut down, by ``shutdown()`` elsewhere, SIGTERM or Ctrl-C."""
+        while self._portal.thread.is_alive():
+            self._portal.thread.join(1.0)  # in steps, so that signals are seen on every platform
+        self._portal.check_alive()
+
+
+def register_worker(
+    address: str | None = None,
+    options: InitOptions | None = None,
+    *,
+    backend: Literal["asyncio", "trio"] = "asyncio",
+) -> IIIClient:
+    """Connect a worker that lives in a thread of its own, and wait up to 30 s for the connection.
+
+    An engine that cannot be reached in that time is no error: the client is returned and goes on trying. On the main
+    thread, SIGTERM (if nobody handles it) and Ctrl-C then drain and end the process; a second one ends it at once.
+
+    Args:
+        address: WebSocket URL of the engine; default ``III_URL``, else ``ws://127.0.0.1:49134``.
+        options: Name, namespace, limits, timeouts.
+        backend: What the thread's event loop runs on.
+
+    Raises:
+        RegistrationRejectedError: The engine refuses this worker.
+        ConnectError: ``max_retries`` connection attempts failed; a ``ConnectionError``.
+
+    Upstream: register_worker.
+    """
+    options = options if options is not None else InitOptions()
+    client = IIIClient(address, options, backend=backend)
+    if options.handle_signals:
+        _install_signal_handlers()
+    try:
+        _wait_connected(client, _CONNECT_WAIT)
+    except BaseException:
+        client.shutdown()
+        raise
+    return client
+
+
+def _wait_connected(client: IIIClient, timeout: float) -> None:
+    changed = threading.Condition()
+    states: list[IIIConnectionState] = []
+
+    def listener(state: IIIConnectionState) -> None:
+        with changed:
+            states.append(state)
+            changed.notify_all()
+
+    remove = client.add_connection_state_listener(listener)
+    try:
+        with changed:
+            changed.wait_for(lambda: states[-1] in {"connected", "failed"}, timeout)
+    finally:
+        remove()
+    if states[-1] == "failed":
+        client.serve()  # over already: raises why
+    if states[-1] != "connected":
+        logger.warning("no connection to %s within %g s; trying on in the background", client.get_address(), timeout)
+
+
+# -- the thread ------------------------------------------------------------------------------------------------------
+
+
+class _Portal:
+    """The thread and event loop of one client."""
+
+    def __init__(self, address: str | None, options: InitOptions | None, backend: Literal["asyncio", "trio"]) -> None:
+        self.failure: RegistrationRejectedError | ConnectError | None = None
+        started: Future[tuple[Supervisor, str | None]] = Future()
+        self.thread = threading.Thread(  # noqa: TID251 - the one that carries an event loop; shutdown joins it
+            target=self._run, args=(address, options, backend, started), name="iii-anyio worker"
+        )
+        self.thread.start()
+        try:
+            self.supervisor, self.namespace = started.result()
+        except BaseException:
+            self.thread.join()
+            raise
+        _portals.add(self)
+        _hold_exit()
+
+    def _run(
+        self,
+        address: str | None,
+        options: InitOptions | None,
+        backend: str,
+        started: Future[tuple[Supervisor, str | None]],
+    ) -> None:
+        async def main() -> None:
+            async with run_worker(address, options, None) as (supervisor, namespace):
+                started.set_result((supervisor, namespace))
+                await supervisor.closed.wait()
+
+        try:
+            anyio.run(main, backend=backend)
+        except (RegistrationRejectedError, ConnectError) as exc:
+            self.failure = exc
+            logger.error("the worker ended: %s", exc)
+        except BaseException as exc:
+            if started.done():
+                logger.exception("the worker's thread ended")
+            else:
+                started.set_exception(exc)
+
+    def check_alive(self) -> None:
+        """Raise what ended the worker, if something did."""
+        if self.failure is not None:
+            raise self.failure
+
+    def stop(self, grace: float | None = None) -> None:
+        """Start the shutdown. Returns at once."""
+        with suppress(WorkerStateError):  # it has ended
+            self.supervisor.caller.mailbox.post(self.supervisor.request_stop, grace)
+
+
+# -- the process's end -----------------------------------------------------------------------------------------------
+
+_portals: Final[weakref.WeakSet[_Portal]] = weakref.WeakSet()
+_is_exit_held = False
+_signals_seen = 0
+
+
+def _hold_exit() -> None:
+    """Keep a process whose main thread has ended alive *before* the interpreter starts to take itself down.
+
+    A non-daemon thread alone is joined too late: by then thread pools refuse work, and with them ``asyncio.to_thread``
+    in handlers. The hook runs in the main thread, so signals are still seen.
+    """
+    global _is_exit_held
+    if not _is_exit_held:
+        _is_exit_held = True
+        # Private, and may go away; then only the thread itself keeps the process alive.
+        register: Any = getattr(threading, "_register_atexit", None)
+        if register is not None:
+            register(_wait_for_portals)
+
+
+def _wait_for_portals() -> None:
+    for portal in list(_portals):
+        while portal.thread.is_alive():
+            try:
+                portal.thread.join(1.0)
+            except (KeyboardInterrupt, SystemExit):
+                _stop_all()
+
+
+def _stop_all() -> None:
+    for portal in list(_portals):
+        portal.stop()
+
+
+def _install_signal_handlers() -> None:
+    """Make SIGTERM and Ctrl-C drain, unless the application has handlers of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _drain_on_signal)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _drain_on_signal)
+
+
+def _drain_on_signal(number: int, _frame: FrameType | None) -> None:
+    global _signals_seen
+    _signals_seen += 1
+    if _signals_seen > 1:
+        sys.stderr.flush()
+        os._exit(128 + number)
+    _stop_all()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
