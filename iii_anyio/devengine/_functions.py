@@ -1,0 +1,153 @@
+"""The functions of all connections and of the engine itself, by id and namespace; who owns them, who may take them.
+
+Below: ``_builtin``. Above: ``_router``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
+from .._protocol.messages import ABSENT, RegisterFunction, RegistrationRejected
+from ._builtin import Builtin
+
+__all__ = ("Function", "FunctionTable")
+
+CONFLICT: Final = "FUNCTION_NAMESPACE_CONFLICT"
+RESERVED_PREFIX: Final = "engine::"
+
+
+@dataclass(slots=True, eq=False)
+class Function:
+    """One registered function. Exactly one of ``owner`` and ``builtin`` is set."""
+
+    id: str
+    namespace: str
+    owner: EngineSession | None = None
+    builtin: Builtin | None = None
+    description: str | None = None
+    request_format: Any = ABSENT
+    response_format: Any = ABSENT
+    metadata: Any = ABSENT
+    is_http: bool = False
+    shadows: Function | None = None
+    """The engine's own function that an in-process worker has replaced; it comes back when that worker leaves."""
+
+    @property
+    def worker_name(self) -> str:
+        """The worker shown as its owner (E-5)."""
+        if self.builtin is not None:
+            return self.builtin.worker_name
+        name = self.owner.identity.name if self.owner is not None else None
+        return name if name is not None else self.id.partition("::")[0]
+
+    @property
+    def is_in_process(self) -> bool:
+        """Whether the engine itself or one of its built-in workers owns it."""
+        return self.owner is None or self.owner.is_in_process
+
+
+class FunctionTable:
+    """Functions keyed by id, then namespace: the id alone tells in which namespaces it exists (P-115, P-117)."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, dict[str, Function]] = {}
+        self.has_changed = False
+        """Whether a (namespace, id) came or went since somebody last cleared this."""
+
+    def __iter__(self) -> Iterator[Function]:
+        for functions in self._by_id.values():
+            yield from functions.values()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_id.values()))
+
+    def get(self, namespace: str, function_id: str) -> Function | None:
+        """Find a function in exactly this namespace (P-117)."""
+        functions = self._by_id.get(function_id)
+        return None if functions is None else functions.get(namespace)
+
+    def namespaces(self, function_id: str) -> list[str]:
+        """Where this id is registered, in order."""
+        return sorted(self._by_id.get(function_id, ()))
+
+    def keys(self) -> frozenset[tuple[str, str]]:
+        """Every (namespace, id)."""
+        return frozenset((function.namespace, function.id) for function in self)
+
+    def not_found(self, namespace: str, function_id: str) -> str:
+        """The message of ``function_not_found``, word for word upstream's."""
+        elsewhere = self.namespaces(function_id)
+        hint = f" It is registered in namespace(s): {', '.join(elsewhere)}." if elsewhere else ""
+        return f"Function {function_id} not found in namespace {namespace}.{hint}"
+
+    def add_builtin(self, builtin: Builtin) -> None:
+        """Add a function of the engine itself; they are all in ``default`` (C-1)."""
+        self._put(
+            Function(
+                builtin.id,
+                DEFAULT_NAMESPACE,
+                builtin=builtin,
+                description=builtin.description,
+                request_format=builtin.input.schema,
+            )
+        )
+
+    def claim(self, session: EngineSession, namespace: str, message: RegisterFunction) -> RegistrationRejected | None:
+        """Take ownership for a connection, or say why not (P-115, P-116)."""
+        existing = self.get(namespace, message.id)
+        refused_by: str | None = None
+        if message.id.startswith(RESERVED_PREFIX) and namespace != DEFAULT_NAMESPACE:
+            refused_by = ""
+        elif existing is not None and existing.owner is not session:
+            if not existing.is_in_process:
+                refused_by = existing.owner.worker_id if existing.owner is not None else ""
+            elif existing.owner is not None or not session.is_in_process:
+                refused_by = ""  # upstream lets a worker in `default` replace a built-in (G-16)
+        if refused_by is not None:
+            return RegistrationRejected(CONFLICT, namespace, function_id=message.id, owner_worker_id=refused_by)
+        shadows = None
+        if existing is not None:
+            shadows = existing.shadows if existing.owner is session else existing
+        session.functions[message.id] = None
+        self._put(
+            Function(
+                message.id,
+                namespace,
+                session,
+                None,
+                message.description,
+                message.request_format,
+                message.response_format,
+                message.metadata,
+                message.invocation is not None,
+                shadows,
+            )
+        )
+        return None
+
+    def release(self, session: EngineSession, function_id: str) -> None:
+        """Remove a connection's function; nothing when it does not own the id (§5.2)."""
+        if function_id not in session.functions or session.namespace is None:
+            return
+        del session.functions[function_id]
+        functions = self._by_id[function_id]
+        shadowed = functions.pop(session.namespace).shadows
+        if shadowed is not None:
+            functions[session.namespace] = shadowed
+            return
+        self.has_changed = True
+        if not functions:
+            del self._by_id[function_id]
+
+    def release_all(self, session: EngineSession) -> None:
+        """Remove everything a connection owns."""
+        for function_id in list(session.functions):
+            self.release(session, function_id)
+
+    def _put(self, function: Function) -> None:
+        functions = self._by_id.setdefault(function.id, {})
+        self.has_changed |= function.namespace not in functions
+        functions[function.namespace] = function

@@ -1,0 +1,483 @@
+"""What the engine tells about functions, workers and triggers (§14.2, E-1 to E-31).
+
+Plain functions over the router's tables: each takes the checked input and returns the JSON value. Below: the tables.
+Above: ``_router`` puts ``introspection_builtins`` into its table of functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from .._protocol.codec import to_json
+from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
+from .._protocol.messages import ABSENT
+from ..errors import InvocationError
+from ._builtin import ENGINE_FUNCTIONS, OBSERVABILITY, Builtin, Input
+
+if TYPE_CHECKING:
+    from ._functions import Function
+    from ._router import Router
+    from ._triggers import Binding, TriggerType
+
+__all__ = ("FUNCTIONS_CHANGED_SCHEMA", "WORKERS_CHANGED_SCHEMA", "function_row", "introspection_builtins")
+
+MAX_BATCH: Final = 32
+MAX_SUMMARY: Final = 80
+INTERNAL_PREFIX: Final = "engine::"
+WORKER_MANAGER: Final = "iii-worker-manager"
+
+ENGINE_WORKERS: Final = {
+    ENGINE_FUNCTIONS: "Core engine functions: identity, triggers, channels, introspection",
+    OBSERVABILITY: "Logs and baggage",
+    WORKER_MANAGER: "The listener that workers connect to",
+}
+"""In-process workers that have no connection of their own. One that connects under such a name is shown instead."""
+
+MANDATORY: Final = frozenset({*ENGINE_WORKERS, "configuration", "iii-telemetry"})
+
+TYPE_OWNERS: Final = {
+    "http": "iii-http",
+    "cron": "iii-cron",
+    "subscribe": "iii-pubsub",
+    "state": "iii-state",
+    "durable:subscriber": "queue",
+    "stream": "iii-stream",
+    "stream:join": "iii-stream",
+    "stream:leave": "iii-stream",
+    "log": OBSERVABILITY,
+    "trace": OBSERVABILITY,
+    "configuration": "configuration",
+}
+
+_EVENT: Final[dict[str, Any]] = {"type": "object", "required": ["event"]}
+WORKERS_CHANGED_SCHEMA: Final = _EVENT | {
+    "properties": {
+        "event": {"enum": ["worker_connected", "worker_metadata_updated", "worker_disconnected"]},
+        "worker_id": {"type": "string"},
+    }
+}
+FUNCTIONS_CHANGED_SCHEMA: Final = _EVENT | {
+    "properties": {"event": {"const": "functions_changed"}, "functions": {"type": "array", "items": {"type": "object"}}}
+}
+
+
+# -- rows --------------------------------------------------------------------------------------------------------
+
+
+def function_row(function: Function) -> dict[str, Any]:
+    """One function as lists show it (E-9)."""
+    row: dict[str, Any] = {
+        "function_id": function.id,
+        "namespace": function.namespace,
+        "worker_name": function.worker_name,
+    }
+    if function.description is not None:
+        row["description"] = function.description
+    if function.metadata is not ABSENT and function.metadata is not None:
+        row["metadata"] = function.metadata
+    return row
+
+
+def function_detail(router: Router, function: Function) -> dict[str, Any]:
+    """One function with its schemas and triggers (E-17, E-18)."""
+    detail = function_row(function)
+    for name, schema in (("request_schema", function.request_format), ("response_schema", function.response_format)):
+        if schema is not ABSENT and schema is not None:
+            detail[name] = schema
+    detail["registered_triggers"] = [
+        {"id": binding.id, "trigger_type": binding.type_id, "config": binding.config}
+        for binding in _active(router)
+        if binding.function_id == function.id and binding.namespace == function.namespace
+    ]
+    return detail
+
+
+def type_row(trigger_type: TriggerType) -> dict[str, Any]:
+    """One trigger type as lists show it."""
+    return {
+        "id": trigger_type.id,
+        "namespace": trigger_type.namespace,
+        "worker_name": _type_owner(trigger_type),
+        "description": trigger_type.description,
+    }
+
+
+def type_detail(router: Router, trigger_type: TriggerType) -> dict[str, Any]:
+    """One trigger type with its schemas and how often it is bound, in all namespaces (E-20, E-21)."""
+    detail = type_row(trigger_type)
+    for name, schema in (
+        ("configuration_schema", trigger_type.trigger_request_format),
+        ("request_schema", trigger_type.call_request_format),
+    ):
+        if schema is not ABSENT and schema is not None:
+            detail[name] = schema
+    detail["instance_count"] = sum(
+        len(other.bindings) for other in router.triggers.types.values() if other.id == trigger_type.id
+    )
+    return detail
+
+
+def binding_row(router: Router, binding: Binding) -> dict[str, Any]:
+    """One trigger as lists show it (E-23)."""
+    summary = to_json(binding.config).decode()
+    return {
+        "id": binding.id,
+        "trigger_type": binding.type_id,
+        "function_id": binding.function_id,
+        "worker_name": _target_owner(router, binding),
+        "config": binding.config,
+        "config_summary": summary if len(summary) <= MAX_SUMMARY else f"{summary[:MAX_SUMMARY]}…",
+    }
+
+
+def worker_row(router: Router, session: EngineSession) -> dict[str, Any]:
+    """One connection as lists show it: every key is there (E-25, E-27)."""
+    identity = session.identity
+    row: dict[str, Any] = {
+        "id": session.worker_id,
+        "name": identity.name,
+        "namespace": session.namespace or DEFAULT_NAMESPACE,
+        "description": identity.description,
+        "version": identity.version,
+        "runtime": identity.runtime,
+        "os": identity.os,
+        "status": "connected",
+        "function_count": len(session.functions),
+        "connected_at_ms": session.connected_at_ms,
+        "active_invocations": len(session.calls) + len(session.executing),
+        "isolation": identity.isolation,
+        "ip_address": session.ip_address,
+    }
+    if session.is_in_process:
+        owned = [function for function in router.functions if _is_owned(function, session, identity.name)]
+        row |= _in_process(router, identity.name or session.worker_id, len(owned))
+        row["description"] = identity.description or ENGINE_WORKERS.get(identity.name or "")
+    return row
+
+
+def _engine_worker_row(router: Router, name: str) -> dict[str, Any]:
+    owned = [function for function in router.functions if _is_owned(function, None, name)]
+    return {
+        "name": name,
+        "namespace": DEFAULT_NAMESPACE,
+        "description": ENGINE_WORKERS[name],
+        "connected_at_ms": router.started_at_ms,
+        "active_invocations": 0,
+        **_in_process(router, name, len(owned)),
+    }
+
+
+def _in_process(router: Router, name: str, function_count: int) -> dict[str, Any]:
+    return {
+        "id": name,
+        "version": router.version,
+        "runtime": "engine",
+        "os": None,
+        "status": "available",
+        "function_count": function_count,
+        "isolation": "in-process",
+        "ip_address": None,
+    }
+
+
+# -- owners ------------------------------------------------------------------------------------------------------
+
+
+def _is_owned(function: Function, session: EngineSession | None, name: str | None) -> bool:
+    """Whether a function is that connection's, or the engine's own under that name."""
+    if function.builtin is not None:
+        return function.builtin.worker_name == name and (session is None or session.is_in_process)
+    return function.owner is session
+
+
+def _type_owner(trigger_type: TriggerType) -> str:
+    """The worker shown as a type's owner (E-6)."""
+    name = trigger_type.provider.identity.name if trigger_type.provider is not None else None
+    return name or TYPE_OWNERS.get(trigger_type.id) or trigger_type.id.partition("::")[0]
+
+
+def _target_owner(router: Router, binding: Binding) -> str:
+    function = router.functions.get(binding.namespace, binding.function_id)
+    return function.worker_name if function is not None else binding.function_id.partition("::")[0]
+
+
+def _active(router: Router) -> Iterable[Binding]:
+    """Triggers that are not parked (E-24), by id."""
+    active = (binding for binding in router.triggers.bindings.values() if binding.type is not None)
+    return sorted(active, key=lambda binding: binding.id)
+
+
+# -- functions ---------------------------------------------------------------------------------------------------
+
+
+def list_functions(router: Router, data: dict[str, Any]) -> dict[str, Any]:
+    """``engine::functions::list`` (E-1, E-9 to E-13)."""
+    needle = _needle(data)
+    prefix: str = data.get("prefix", "")
+    workers = {*data.get("workers", ()), *([data["worker"]] if "worker" in data else ())}
+    found: list[tuple[int, str, str, Function]] = []
+    for function in router.functions:
+        if not function.id.startswith(prefix) or (workers and function.worker_name not in workers):
+            continue
+        if not data.get("include_internal", False) and _is_internal(function):
+            continue
+        if (rank := _rank(function, needle)) is not None:
+            found.append((rank, function.id, function.namespace, function))
+    found.sort(key=lambda entry: entry[:3])
+    return {"functions": [function_row(entry[3]) for entry in found]}
+
+
+def _is_internal(function: Function) -> bool:
+    if function.id.startswith(INTERNAL_PREFIX) and not function.id.startswith("engine::queue::"):
+        return True
+    metadata = function.metadata
+    return isinstance(metadata, dict) and cast("dict[str, Any]", metadata).get("internal") is True
+
+
+def _rank(function: Function, needle: str) -> int | None:
+    """How well a function matches a search, 0 best, None not at all (E-12)."""
+    if not needle:
+        return 0
+    function_id = function.id.lower()
+    if function_id.startswith(needle) or needle in function_id.split("::"):
+        return 0
+    if needle in function_id:
+        return 1
+    return 2 if needle in (function.description or "").lower() else None
+
+
+def info_functions(router: Router, data: dict[str, Any]) -> dict[str, Any]:
+    """``engine::functions::info``, one or a batch (E-14 to E-18)."""
+    one, many = data.get("function_id"), data.get("function_ids")
+    if (one is None) == (many is None):
+        raise InvocationError("INVALID_ARGUMENTS", "give exactly one of `function_id` and `function_ids`")
+    namespace: str | None = data.get("namespace")
+    if one is not None:
+        return function_detail(router, _find_function(router, one, namespace))
+    function_ids: list[str] = list(dict.fromkeys(many or ()))
+    if not 1 <= len(function_ids) <= MAX_BATCH:
+        raise InvocationError("INVALID_ARGUMENTS", f"`function_ids` takes 1 to {MAX_BATCH} different ids")
+    functions: list[dict[str, Any]] = []
+    for function_id in function_ids:
+        try:
+            functions.append(function_detail(router, _find_function(router, function_id, namespace)))
+        except InvocationError:  # one bad id never fails the batch
+            functions.append({"function_id": function_id, "error": "not_found"})
+    return {"functions": functions}
+
+
+def _find_function(router: Router, function_id: str, namespace: str | None) -> Function:
+    chosen = _choose(f"Function {function_id}", router.functions.namespaces(function_id), namespace)
+    function = router.functions.get(chosen, function_id)
+    assert function is not None
+    return function
+
+
+def _choose(what: str, namespaces: list[str], named: str | None) -> str:
+    """Choose a namespace: the named one only; else ``default``, else the only one (E-15, E-29)."""
+    wanted = DEFAULT_NAMESPACE if named is None else named
+    if wanted in namespaces:
+        return wanted
+    listed = ", ".join(namespaces)
+    if named is not None:
+        hint = f" It is registered in namespace(s): {listed}." if namespaces else ""
+        raise InvocationError("NOT_FOUND", f"{what} not found in namespace {named}.{hint}")
+    match namespaces:
+        case []:
+            raise InvocationError("NOT_FOUND", f"{what} not found.")
+        case [only]:
+            return only
+        case _:
+            raise InvocationError("NOT_FOUND", f"{what} is in several namespaces: {listed}. Name one of them.")
+
+
+# -- triggers ----------------------------------------------------------------------------------------------------
+
+
+def list_triggers(router: Router, data: dict[str, Any]) -> dict[str, Any]:
+    """``engine::triggers::list``: trigger types (E-2, E-22)."""
+    needle = _needle(data)
+    rows = [
+        row
+        for trigger_type in router.triggers.types.values()
+        if (row := type_row(trigger_type))
+        and row["id"].startswith(data.get("prefix", ""))
+        and data.get("worker", row["worker_name"]) == row["worker_name"]
+        and (data.get("include_internal", False) or not row["id"].startswith(INTERNAL_PREFIX))
+        and (needle in row["id"].lower() or needle in row["description"].lower())
+    ]
+    return {"triggers": sorted(rows, key=lambda row: (row["id"], row["namespace"]))}
+
+
+def info_trigger(router: Router, data: dict[str, Any]) -> dict[str, Any]:
+    """``engine::triggers::info`` (E-19 to E-21)."""
+    namespace = data.get("namespace", DEFAULT_NAMESPACE)
+    trigger_type = router.triggers.types.get((namespace, data["id"]))
+    if trigger_type is None:
+        raise InvocationError("NOT_FOUND", f"Trigger type {data['id']} not found in namespace {namespace}.")
+    return type_detail(router, trigger_type)
+
+
+def list_registered_triggers(router: Router, data: dict[str, Any]) -> dict[str, Any]:
+    """``engine::registered-triggers::list`` (E-3, E-23, E-24)."""
+    needle = _needle(data)
+    rows = [
+        row
+        for binding in _active(router)
+        if (row := binding_row(router, binding))
+        and data.get("trigger_type", binding.type_id) == binding.type_id
+        and data.get("function_id", binding.function_id) == binding.function_id
+        and data.get("worker", row["worker_name"]) == row["worker_name"]
+        and (data.get("include_internal", False) or not binding.function_id.startswith(INTERNAL_PREFIX))
+        and any(needle in text.lower() for text in (binding.id, binding.type_id, binding.function_id))
+    ]
+    return {"registered_triggers": rows}
+
+
+def info_registered_trigger(router: Router, data: dict[str, Any]) -> dict[str, Any]:
+    """``engine::registered-triggers::info``."""
+    binding = router.triggers.bindings.get(data["id"])
+    if binding is None or binding.type is None:
+        raise InvocationError("NOT_FOUND", f"Trigger {data['id']} not found.")
+    detail = binding_row(router, binding)
+    del detail["config_summary"]
+    if binding.metadata is not ABSENT and binding.metadata is not None:
+        detail["metadata"] = binding.metadata
+    function = router.functions.get(binding.namespace, binding.function_id)
+    detail["trigger"] = type_detail(router, binding.type)
+    detail["function"] = function_detail(router, function) if function is not None else None
+    return detail
+
+
+# -- workers -----------------------------------------------------------------------------------------------------
+
+
+def list_workers(router: Router, data: dict[str, Any]) -> dict[str, Any]:
+    """``engine::workers::list`` (E-25 to E-28, P-114)."""
+    needle = _needle(data)
+    sessions = router.sessions.values()
+    rows = [
+        worker_row(router, session)
+        for session in sessions
+        if (session.identity.name if session.is_in_process else session.identity.pid) is not None
+    ]
+    shown = {row["name"] for row in rows if row["isolation"] == "in-process"}
+    rows += [_engine_worker_row(router, name) for name in ENGINE_WORKERS if name not in shown]
+    rows = [
+        row
+        for row in rows
+        if needle in (row["name"] or "").lower()
+        and data.get("runtime", row["runtime"]) == row["runtime"]
+        and data.get("status", row["status"]) == row["status"]
+    ]
+    return {"workers": sorted(rows, key=lambda row: (row["name"] or row["id"], row["id"]))}
+
+
+def info_worker(router: Router, data: dict[str, Any]) -> dict[str, Any]:
+    """``engine::workers::info`` (E-29 to E-31)."""
+    name: str = data["name"]
+    named: dict[str, EngineSession | None] = {}
+    if name in ENGINE_WORKERS:
+        named[DEFAULT_NAMESPACE] = None
+    for session in router.sessions.values():
+        if session.identity.name == name and session.namespace is not None:
+            named[session.namespace] = session
+    found = named[_choose(f"Worker {name}", sorted(named), data.get("namespace"))]
+    worker = _engine_worker_row(router, name) if found is None else worker_row(router, found)
+    if found is not None and not found.is_in_process and found.identity.pid is not None:
+        worker["pid"] = found.identity.pid
+    worker["internal"] = worker["isolation"] == "in-process" and name in MANDATORY
+    functions = [function for function in router.functions if _is_owned(function, found, name)]
+    keys = {(function.namespace, function.id) for function in functions}
+    functions.sort(key=lambda function: (function.id, function.namespace))
+    types = [
+        trigger_type
+        for trigger_type in router.triggers.types.values()
+        if trigger_type.provider is found and (found is not None or name == ENGINE_FUNCTIONS)
+    ]
+    return {
+        "worker": worker,
+        "functions": [function_row(function) for function in functions],
+        "trigger_types": [type_row(trigger_type) for trigger_type in sorted(types, key=lambda entry: entry.id)],
+        "registered_triggers": [
+            binding_row(router, binding)
+            for binding in _active(router)
+            if (binding.namespace, binding.function_id) in keys
+        ],
+    }
+
+
+def _needle(data: dict[str, Any]) -> str:
+    """What to search for, ignoring case; empty finds everything (E-7)."""
+    search: str = data.get("search", "")
+    return search.lower()
+
+
+# -- table -------------------------------------------------------------------------------------------------------
+
+
+def introspection_builtins(router: Router) -> list[Builtin]:
+    """The eight functions, ready for the router's table."""
+
+    def builtin(
+        function_id: str, function: Callable[[Router, dict[str, Any]], dict[str, Any]], description: str, fields: Input
+    ) -> Builtin:
+        return Builtin(function_id, lambda _session, data: function(router, data), fields, description)
+
+    return [
+        builtin(
+            "engine::functions::list",
+            list_functions,
+            "List registered functions",
+            Input(search="string", prefix="string", worker="string", workers="strings", include_internal="boolean"),
+        ),
+        builtin(
+            "engine::functions::info",
+            info_functions,
+            "Describe one function, or up to 32",
+            Input(function_id="string", function_ids="strings", namespace="string"),
+        ),
+        builtin(
+            "engine::workers::list",
+            list_workers,
+            "List connected workers",
+            Input(search="string", runtime="string", status="string"),
+        ),
+        builtin(
+            "engine::workers::info",
+            info_worker,
+            "Describe one worker",
+            Input(name="string!", namespace="string"),
+        ),
+        builtin(
+            "engine::triggers::list",
+            list_triggers,
+            "List trigger types",
+            Input(search="string", prefix="string", worker="string", include_internal="boolean"),
+        ),
+        builtin(
+            "engine::triggers::info",
+            info_trigger,
+            "Describe one trigger type",
+            Input(id="string!", namespace="string"),
+        ),
+        builtin(
+            "engine::registered-triggers::list",
+            list_registered_triggers,
+            "List registered triggers",
+            Input(
+                search="string",
+                trigger_type="string",
+                function_id="string",
+                worker="string",
+                include_internal="boolean",
+            ),
+        ),
+        builtin(
+            "engine::registered-triggers::info",
+            info_registered_trigger,
+            "Describe one registered trigger",
+            Input(id="string!"),
+        ),
+    ]

@@ -1,0 +1,403 @@
+"""Calls from one connection to a function of another or of the engine, from the call to its one answer (§7).
+
+Below: ``_functions`` finds the function. Above: ``_router``, which gives the function that sends.
+
+An invocation is open from the moment it is forwarded until the callee answers, the callee leaves
+(``invocation_stopped``), or the caller leaves (forgotten; the callee is told nothing). There is no time limit (P-124).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from urllib.parse import quote
+
+from .._protocol.codec import canonical_uuid, from_json, is_uuid
+from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
+from .._protocol.messages import ABSENT, InvocationResult, InvokeFunction, Message
+from ..errors import DecodeError, EncodeError, InvocationError, PayloadTooLargeError
+from ._builtin import Builtin, Deferred
+from ._errors import INVALID_MESSAGE, error_body, has_error, shorten, to_body
+
+if TYPE_CHECKING:
+    from ._functions import Function, FunctionTable
+
+__all__ = ("Invocations", "name_in_baggage")
+
+logger = logging.getLogger(__name__)
+
+ENQUEUE: Final = "engine::queue::enqueue"
+CALLER_KEY: Final = "_caller_worker_id"
+MAX_ECHO: Final = 1000
+BAGGAGE_KEY: Final = "iii.function.id"
+_BAGGAGE_SAFE: Final = "!#$&'()*+-./:<=>?@[]^_`{|}~"
+_NO_QUEUE: Final = (
+    "No queue provider is installed. `TriggerAction::Enqueue` routes through the `engine::queue::enqueue` provider, "
+    "which the standalone queue worker registers. Add it with `iii worker add queue`. (underlying: "
+)
+
+Settle: TypeAlias = "Callable[[Any, dict[str, Any] | None], None]"
+"""Takes the result, or the error body, of an invocation that the engine made itself."""
+
+
+@dataclass(slots=True, eq=False)
+class Invocation:
+    """One open invocation. Without caller and ``settle`` nobody waits for the answer."""
+
+    id: str
+    function_id: str
+    caller: EngineSession | None = None
+    callee: EngineSession | None = None
+    settle: Settle | None = None
+    traceparent: str | None = None
+    baggage: str | None = None
+
+
+def name_in_baggage(baggage: str | None, function_id: str) -> str:
+    """Rewrite baggage so that ``iii.function.id`` names the function invoked, keeping other entries (§7.6)."""
+    entries = [] if baggage is None else [entry.strip() for entry in baggage.split(",")]
+    kept = [entry for entry in entries if entry and entry.partition("=")[0].strip() != BAGGAGE_KEY]
+    return ",".join([*kept, f"{BAGGAGE_KEY}={quote(function_id, safe=_BAGGAGE_SAFE, errors='replace')}"])
+
+
+class Invocations:
+    """Every open invocation by id, and the way of each message about them."""
+
+    def __init__(
+        self,
+        functions: FunctionTable,
+        send: Callable[[EngineSession, Message], bool],
+        try_send: Callable[[EngineSession, Message], bool],
+        *,
+        new_id: Callable[[], str],
+        inject_caller_id: bool,
+        max_in_flight: int,
+    ) -> None:
+        self._functions = functions
+        self._send = send
+        self._try_send = try_send
+        self._new_id = new_id
+        self._inject_caller_id = inject_caller_id
+        self._max_in_flight = max_in_flight
+        self._open: dict[str, Invocation] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    def invoke(self, session: EngineSession, message: InvokeFunction) -> None:
+        """Route a worker's call (§7.1)."""
+        kind = None if message.action is None else message.action["type"]
+        wanted_id = message.invocation_id
+        reply_id = wanted_id if kind != "void" else None  # void is never answered, even with an id (§7.1, P-121)
+        if wanted_id is not None:
+            if not is_uuid(wanted_id):
+                problem = f"invocation_id {shorten(wanted_id)} is not a UUID"
+                self._refuse(session, message, reply_id, INVALID_MESSAGE, problem)
+                return
+            wanted_id = canonical_uuid(wanted_id)  # echoed in this form (§4.2, G-19)
+            reply_id = wanted_id if reply_id is not None else None
+        namespace = DEFAULT_NAMESPACE if message.namespace is None else message.namespace
+        if not namespace.strip():
+            self._refuse(session, message, reply_id, "INVALID_NAMESPACE", "namespace must not be blank")
+            return
+        if reply_id is not None and len(session.calls) >= self._max_in_flight:
+            problem = f"this worker has {len(session.calls)} calls in flight, the engine takes no more"
+            self._refuse(session, message, reply_id, "invocation_error", problem)
+            return
+        if kind == "enqueue":
+            self._enqueue(session, message, reply_id, namespace)
+            return
+        function = self._functions.get(namespace, message.function_id)
+        if function is None:
+            problem = self._functions.not_found(namespace, message.function_id)
+            self._refuse(session, message, reply_id, "function_not_found", problem)
+        elif reply_id is not None and reply_id in self._open:
+            problem = f"invocation_id {reply_id} is that of another call in flight; give each call a fresh UUID"
+            self._refuse(session, message, reply_id, "invocation_error", problem)
+        elif function.builtin is not None:
+            self._run(session, function.builtin, message, reply_id)
+        elif function.is_http:
+            problem = f"this engine does not support external HTTP functions yet, so it cannot call {function.id}"
+            self._refuse(session, message, reply_id, "http_request_failed", problem)
+        else:
+            if wanted_id is None or wanted_id in self._open:
+                wanted_id = self._new_id()  # the callee always gets an id (P-118, G-3)
+            data: Any = message.data
+            if self._inject_caller_id and not session.is_in_process and isinstance(data, dict):
+                data = cast("dict[str, Any]", data) | {CALLER_KEY: session.worker_id}  # C-4, T-15, P-119
+            caller = session if reply_id is not None else None
+            invocation = Invocation(
+                wanted_id, message.function_id, caller, None, None, message.traceparent, message.baggage
+            )
+            try:
+                self._forward(function, invocation, data, message.metadata)
+            except (EncodeError, PayloadTooLargeError) as error:
+                body = _unsendable(error)
+                self._refuse(session, message, reply_id, body["code"], body["message"])
+
+    def call(
+        self,
+        namespace: str,
+        function_id: str,
+        data: Any,
+        metadata: Any = ABSENT,
+        *,
+        settle: Settle | None = None,
+    ) -> None:
+        """Call a function on behalf of the engine itself; without ``settle`` the outcome is of no interest (T-15)."""
+        function = self._functions.get(namespace, function_id)
+        if function is None:
+            problem = self._functions.not_found(namespace, function_id)
+            _settle(settle, function_id, {"code": "function_not_found", "message": problem})
+        else:
+            self._call(function, Invocation(self._new_id(), function_id, settle=settle), data, metadata)
+
+    def _call(self, function: Function, invocation: Invocation, data: Any, metadata: Any = ABSENT) -> None:
+        if function.owner is None or function.is_http:
+            problem = f"{function.id} cannot be called by the engine itself: no worker runs it"
+            _settle(invocation.settle, function.id, {"code": "function_not_invokable", "message": problem})
+            return
+        try:
+            self._forward(function, invocation, data, metadata)
+        except (EncodeError, PayloadTooLargeError) as error:
+            _settle(invocation.settle, function.id, _unsendable(error))
+
+    def _forward(self, function: Function, invocation: Invocation, data: Any, metadata: Any) -> None:
+        callee = function.owner
+        assert callee is not None
+        traceparent, baggage = invocation.traceparent, invocation.baggage
+        if traceparent is not None or baggage is not None:  # nothing is forwarded when neither is known (§7.6)
+            baggage = name_in_baggage(baggage, function.id)
+        if metadata is None:
+            metadata = ABSENT  # null is none (§4.1)
+        self._send(callee, InvokeFunction(function.id, data, invocation.id, metadata, traceparent, baggage))
+        is_awaited = invocation.caller is not None or invocation.settle is not None
+        if is_awaited or len(callee.executing) < self._max_in_flight:  # void calls a worker never answers pile up
+            self._track(invocation, callee)
+
+    def _track(self, invocation: Invocation, callee: EngineSession | None) -> None:
+        invocation.callee = callee
+        self._open[invocation.id] = invocation
+        if callee is not None:
+            callee.executing[invocation.id] = None
+        if invocation.caller is not None:
+            invocation.caller.calls[invocation.id] = None
+
+    def _enqueue(self, session: EngineSession, message: InvokeFunction, reply_id: str | None, namespace: str) -> None:
+        """Hand a call to the queue provider and answer with a receipt (§7.4, Q-5 to Q-12)."""
+        function = self._functions.get(DEFAULT_NAMESPACE, ENQUEUE)
+        if function is None:
+            underlying = self._functions.not_found(DEFAULT_NAMESPACE, ENQUEUE)
+            self._refuse(session, message, reply_id, "enqueue_error", f"{_NO_QUEUE}{underlying.rstrip('.')})")
+            return
+        receipt_id = self._new_id()
+        job: dict[str, Any] = {
+            "queue": (message.action or {})["queue"],
+            "function_id": message.function_id,  # not checked (Q-7)
+            "data": message.data,
+            "messageReceiptId": receipt_id,
+            "traceparent": message.traceparent,
+            "baggage": name_in_baggage(message.baggage, message.function_id),
+        }
+        if namespace != DEFAULT_NAMESPACE:
+            job["namespace"] = namespace
+
+        def settle(_result: Any, error: dict[str, Any] | None) -> None:
+            if error is not None:
+                problem = f"{error['code']}: {error['message']}"
+                self._refuse(session, message, reply_id, "enqueue_error", problem)
+            elif reply_id is not None:
+                self._answer(session, message, reply_id, {"messageReceiptId": receipt_id})
+
+        invocation = Invocation(
+            self._new_id(),
+            ENQUEUE,
+            session if reply_id is not None else None,
+            None,
+            settle,
+            message.traceparent,
+            message.baggage,
+        )
+        self._call(function, invocation, job)
+
+    def _run(self, session: EngineSession, builtin: Builtin, message: InvokeFunction, reply_id: str | None) -> None:
+        """Run a function of the engine itself; it may answer later."""
+        invocation = Invocation(reply_id or "", builtin.id, session)
+        if reply_id is not None:
+            self._track(invocation, None)
+        outcome = Deferred()
+        try:
+            result = builtin(session, message.data)
+        except InvocationError as error:
+            outcome.settle(error=error)
+        except Exception:  # the boundary of a handler: one broken function must not end the engine
+            logger.exception("built-in function %s failed", builtin.id)
+            problem = f"{builtin.id} failed inside the engine; its log says how"
+            outcome.settle(error=InvocationError("invocation_failed", problem))
+        else:
+            if isinstance(result, Deferred):
+                outcome = result
+            else:
+                outcome.settle(result)
+
+        def settled(result: Any, error: InvocationError | None) -> None:
+            if reply_id is not None:
+                if self._open.get(reply_id) is not invocation:
+                    return  # the caller has left
+                self._close(invocation)
+            if error is not None:
+                self._refuse(session, message, reply_id, error.code, error.message)
+            elif reply_id is not None:
+                self._answer(session, message, reply_id, result)
+
+        outcome.listen(settled)
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def result(self, session: EngineSession, message: InvocationResult) -> None:
+        """Take a callee's answer. Unknown ids are ignored, and so are answers for somebody else's call (P-125)."""
+        invocation = self._find(session, message.invocation_id)
+        if invocation is None:
+            return
+        error = None
+        if has_error(message.error):
+            error = error_body(message.error)
+            if error["code"] == "UNKNOWN":
+                logger.warning(
+                    "worker %s answered %s with an error that has no code; upstream would drop the message",
+                    session.label,
+                    shorten(invocation.function_id),
+                )
+        self._close(invocation)
+        self._deliver(invocation, message.result, error)
+
+    def _find(self, session: EngineSession, invocation_id: str) -> Invocation | None:
+        invocation = self._open.get(invocation_id)
+        if invocation is None and is_uuid(invocation_id):
+            invocation = self._open.get(canonical_uuid(invocation_id))
+        if invocation is None or invocation.callee is not session:
+            logger.debug("worker %s answered %s, which is not open", session.label, shorten(invocation_id))
+            return None
+        return invocation
+
+    def release(self, session: EngineSession) -> None:
+        """End every invocation a lost connection takes part in (§7.5, P-123)."""
+        for invocation_id in list(session.calls):
+            self._close(self._open[invocation_id])
+        for invocation_id in list(session.executing):
+            invocation = self._open[invocation_id]
+            self._close(invocation)
+            self._deliver(invocation, None, {"code": "invocation_stopped", "message": "Invocation stopped"})
+
+    def _close(self, invocation: Invocation) -> None:
+        del self._open[invocation.id]
+        if invocation.caller is not None:
+            del invocation.caller.calls[invocation.id]
+        if invocation.callee is not None:
+            del invocation.callee.executing[invocation.id]
+
+    def _deliver(self, invocation: Invocation, result: Any, error: dict[str, Any] | None) -> None:
+        if invocation.settle is not None:
+            invocation.settle(result, error)
+        elif invocation.caller is not None:
+            self._answer(invocation.caller, invocation, invocation.id, result, error)
+
+    def _refuse(
+        self, session: EngineSession, message: InvokeFunction, reply_id: str | None, code: str, problem: str
+    ) -> None:
+        if reply_id is not None:
+            self._answer(session, message, reply_id, None, {"code": code, "message": problem})
+        else:  # nothing on the wire says so, which is how mistakes stay hidden
+            what = f"call of {shorten(message.function_id)} without reply"
+            logger.warning("%s by worker %s failed: %s: %s", what, session.label, code, shorten(problem))
+
+    def _answer(
+        self,
+        session: EngineSession,
+        call: InvokeFunction | Invocation,
+        invocation_id: str,
+        result: Any,
+        error: dict[str, Any] | None = None,
+    ) -> None:
+        """Answer the caller, with its own trace context (§5.4, P-120); a null result is left out, as upstream does."""
+        if error is not None:
+            message = InvocationResult(invocation_id, call.function_id, error=error)
+        else:
+            message = InvocationResult(invocation_id, call.function_id, ABSENT if result is None else result)
+        message.traceparent, message.baggage = call.traceparent, call.baggage
+        try:
+            self._send(session, message)
+        except (EncodeError, PayloadTooLargeError) as failure:
+            function_id = call.function_id[:MAX_ECHO]  # it may be the id that is too large
+            self._try_send(session, InvocationResult(invocation_id, function_id, error=_unsendable(failure)))
+
+    # -- what cannot be decoded ----------------------------------------------------------------------------------
+
+    def undecodable(self, session: EngineSession, text: bytes, reason: str) -> None:
+        """Answer a call, or settle an invocation, whose message cannot be decoded, when its id can be read.
+
+        Upstream drops such a message, and somebody waits until a timeout (G-2).
+        """
+        kind, invocation_id, function_id, is_void = _salvage(text)
+        if invocation_id is None:
+            return
+        if kind == InvokeFunction.type and not is_void:
+            problem = f"the engine cannot read this message, upstream's would drop it: {reason}"
+            message = InvokeFunction(function_id, None)
+            if is_uuid(invocation_id):
+                invocation_id = canonical_uuid(invocation_id)
+            self._refuse(session, message, invocation_id, INVALID_MESSAGE, problem)
+        elif kind == InvocationResult.type and (invocation := self._find(session, invocation_id)) is not None:
+            problem = f"the engine cannot read the answer of worker {session.label}: {reason}"
+            self._close(invocation)
+            self._deliver(invocation, None, {"code": INVALID_MESSAGE, "message": problem})
+
+
+def _settle(settle: Settle | None, function_id: str, error: dict[str, Any]) -> None:
+    if settle is not None:
+        settle(None, error)
+    else:
+        problem = f"{error['code']}: {error['message']}"
+        logger.warning("the engine could not call %s: %s", shorten(function_id), shorten(problem))
+
+
+def _unsendable(error: EncodeError | PayloadTooLargeError) -> dict[str, Any]:
+    if isinstance(error, PayloadTooLargeError):
+        return to_body(error)
+    return {"code": "serialization_error", "message": str(error)}
+
+
+_TYPE_FIELD: Final = re.compile(rb'"type"\s*:\s*"(invokefunction|invocationresult)"')
+_ID_FIELD: Final = re.compile(rb'"invocation_id"\s*:\s*"([^"\\]{1,100})"')
+_FUNCTION_FIELD: Final = re.compile(rb'"function_id"\s*:\s*"([^"\\]{1,1000})"')
+_VOID_FIELD: Final = re.compile(rb'"action"\s*:\s*\{\s*"type"\s*:\s*"void"')
+
+
+def _salvage(text: bytes) -> tuple[str | None, str | None, str, bool]:
+    """Type, invocation id, function id and voidness of a message that cannot be decoded, as far as they can be read."""
+    try:
+        fields: Any = from_json(text)
+    except DecodeError:
+        fields = None
+    if isinstance(fields, dict):
+        known = cast("dict[str, Any]", fields)
+        kind, invocation_id, function_id, action = (
+            known.get(key) for key in ("type", "invocation_id", "function_id", "action")
+        )
+        return (
+            kind if isinstance(kind, str) else None,
+            invocation_id if isinstance(invocation_id, str) else None,
+            function_id if isinstance(function_id, str) else "",
+            isinstance(action, dict) and cast("dict[str, Any]", action).get("type") == "void",
+        )
+    # Not even JSON (NaN, a lone surrogate, too deep). A field that occurs once is the envelope's, not the payload's.
+    kinds, ids, function_ids = (pattern.findall(text) for pattern in (_TYPE_FIELD, _ID_FIELD, _FUNCTION_FIELD))
+    if len(kinds) != 1 or len(ids) != 1:
+        return None, None, "", False
+    function_id = function_ids[0].decode("utf-8", "replace") if len(function_ids) == 1 else ""
+    return kinds[0].decode(), ids[0].decode("utf-8", "replace"), function_id, _VOID_FIELD.search(text) is not None

@@ -1,0 +1,447 @@
+"""The engine without I/O: connections, identities, registrations, and the way of every message between workers.
+
+Below: ``_protocol`` (one ``EngineSession`` per connection), ``_functions``, ``_triggers``, ``_invocations``. Above: the
+tasks of ``_connection``, which feed ``receive`` and write what ``take_dirty`` names.
+
+Every public method runs to its end without waiting, and never raises because of what a worker sent. What is to be
+done afterwards is in the sessions of ``take_dirty`` and the wishes of ``take_timers``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from .._protocol.calls import new_id as new_uuid
+from .._protocol.codec import decode
+from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession, Phase, clean_label
+from .._protocol.messages import (
+    InvocationResult,
+    InvokeFunction,
+    Message,
+    Ping,
+    Pong,
+    Reattach,
+    RegisterFunction,
+    RegisterService,
+    RegisterTrigger,
+    RegisterTriggerType,
+    RegistrationRejected,
+    TriggerRegistrationResult,
+    Unknown,
+    UnregisterFunction,
+    UnregisterTrigger,
+    UnregisterTriggerType,
+    WorkerRegistered,
+)
+from ..errors import DecodeError, EncodeError, InvocationError, PayloadTooLargeError
+from ._builtin import Deferred, Timer
+from ._engine_functions import Channel, engine_builtins
+from ._errors import shorten
+from ._functions import FunctionTable
+from ._introspection import FUNCTIONS_CHANGED_SCHEMA, WORKERS_CHANGED_SCHEMA, function_row, introspection_builtins
+from ._invocations import Invocations
+from ._triggers import FUNCTIONS_AVAILABLE, REGISTRATION_FAILED, WORKERS_AVAILABLE, TriggerTable
+
+__all__ = ("Router",)
+
+logger = logging.getLogger(__name__)
+
+MIB: Final = 1024 * 1024
+PROVIDER_TIMEOUT: Final = 10.0
+"""Seconds that an answer is held back for a provider's (E-45)."""
+
+
+class Router:
+    """Routes between sessions. Not thread-safe, and not re-entrant: ``on_event`` must not call back.
+
+    Args:
+        now_ms: Wall-clock milliseconds.
+        new_id: Makes canonical UUIDv4 strings.
+        on_event: Told every ``engine::workers-available`` and ``engine::functions-available`` event: type, payload.
+        version: Shown as the version of in-process workers.
+        inject_caller_id: Put ``_caller_worker_id`` into object data of worker calls, as upstream does (P-119).
+        max_outgoing: Bytes that may wait for one worker; one that reads too slowly is dropped.
+        max_held: Registrations one connection may send before its namespace is known.
+        max_parked: Triggers without a provider that one connection may have.
+        max_in_flight: Calls one connection may have open.
+    """
+
+    def __init__(
+        self,
+        now_ms: Callable[[], int],
+        *,
+        new_id: Callable[[], str] = new_uuid,
+        on_event: Callable[[str, dict[str, Any]], None] | None = None,
+        version: str = "0.23.0",
+        inject_caller_id: bool = True,
+        max_outgoing: int = 256 * MIB,
+        max_held: int = 10_000,
+        max_parked: int = 10_000,
+        max_in_flight: int = 50_000,
+    ) -> None:
+        self.now_ms = now_ms
+        self.new_id = new_id
+        self.version = version
+        self.started_at_ms = now_ms()
+        self.sessions: dict[str, EngineSession] = {}
+        """Live connections by worker id."""
+        self.channels: dict[str, Channel] = {}
+        """Channels made by ``engine::channels::create``, by id. Whoever serves them also removes them."""
+        self._on_event = on_event
+        self._max_outgoing = max_outgoing
+        self._max_held = max_held
+        self._max_parked = max_parked
+        self._names: dict[tuple[str, str], EngineSession] = {}
+        self._dirty: dict[EngineSession, None] = {}
+        self._condemned: list[EngineSession] = []
+        self._timers: list[Timer] = []
+        self.functions = FunctionTable()
+        self.triggers = TriggerTable(self._try_send, max_parked=max_parked)
+        self.invocations = Invocations(
+            self.functions,
+            self._send,
+            self._try_send,
+            new_id=new_id,
+            inject_caller_id=inject_caller_id,
+            max_in_flight=max_in_flight,
+        )
+        self.triggers.add_engine_type(WORKERS_AVAILABLE, "A worker came, changed or left", WORKERS_CHANGED_SCHEMA)
+        self.triggers.add_engine_type(FUNCTIONS_AVAILABLE, "The set of functions changed", FUNCTIONS_CHANGED_SCHEMA)
+        for builtin in (*engine_builtins(self), *introspection_builtins(self)):
+            self.functions.add_builtin(builtin)
+        self._announced = self.functions.keys()
+        self.functions.has_changed = False
+        self._handlers: dict[type[Any], Callable[[EngineSession, Any], None]] = {
+            InvokeFunction: self.invocations.invoke,
+            InvocationResult: self.invocations.result,
+            RegisterFunction: self._register_function,
+            UnregisterFunction: self._unregister_function,
+            RegisterTriggerType: self._register_trigger_type,
+            UnregisterTriggerType: self._unregister_trigger_type,
+            RegisterTrigger: self._register_trigger,
+            UnregisterTrigger: self._unregister_trigger,
+            TriggerRegistrationResult: self.triggers.answer,
+            RegisterService: self._register_service,
+            Reattach: self._reattach,
+            Ping: self._ping,
+            Pong: self._ignore,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"<Router sessions={len(self.sessions)} functions={len(self.functions)} "
+            f"triggers={len(self.triggers.bindings)} invocations={len(self.invocations)}>"
+        )
+
+    # -- what the runtime calls ----------------------------------------------------------------------------------
+
+    def connect(self, *, ip_address: str | None = None, in_process: bool = False) -> EngineSession:
+        """Take a new connection; its first frame waits in ``outgoing`` (P-107)."""
+        session = EngineSession(
+            self.new_id(),
+            self.new_id(),
+            connected_at_ms=self.now_ms(),
+            ip_address=ip_address,
+            is_in_process=in_process,
+        )
+        self.sessions[session.worker_id] = session
+        self._send(session, WorkerRegistered(session.worker_id, session.reattach_token))
+        self._workers_changed("worker_connected", session)
+        self._reap()
+        return session
+
+    def receive(self, session: EngineSession, text: bytes) -> None:
+        """Take one message. Blank text is ignored; what cannot be decoded is logged, answered if possible (P-103)."""
+        if not session.is_live or not text or text.isspace():
+            return
+        try:
+            message = decode(text)
+        except DecodeError as error:
+            logger.warning("message of worker %s dropped: %s", session.label, error)
+            self.invocations.undecodable(session, text, str(error))
+        else:
+            if session.must_hold(message):
+                self._hold(session, message, len(text))
+            else:
+                self._handle(session, message)
+        self._reap()
+
+    def disconnect(self, session: EngineSession) -> None:
+        """Note that the socket has ended, and take down what the connection held (§7.5). Idempotent."""
+        was_live = session.is_live
+        session.ended()
+        if was_live:
+            self._tear_down(session)
+        self._dirty.pop(session, None)
+        self._reap()
+
+    def grace_expired(self, session: EngineSession) -> None:
+        """Put a connection that has not named its namespace in time into ``default``, for good (P-109)."""
+        if session.phase is Phase.HELD:
+            self._fix_namespace(session, DEFAULT_NAMESPACE)
+        self._reap()
+
+    def timer_expired(self, timer: Timer) -> None:
+        """Carry out what was to happen after ``timer.seconds``."""
+        timer.callback()
+        self._reap()
+
+    def take_dirty(self) -> list[EngineSession]:
+        """Sessions whose ``outgoing``, ``close`` or ``abort`` changed since the last call."""
+        dirty, self._dirty = list(self._dirty), {}
+        return dirty
+
+    def take_timers(self) -> list[Timer]:
+        """Timers wished for since the last call."""
+        timers, self._timers = self._timers, []
+        return timers
+
+    @property
+    def functions_changed(self) -> bool:
+        """Whether functions came or went since ``fire_functions_available`` last ran."""
+        return self.functions.has_changed
+
+    def fire_functions_available(self) -> bool:
+        """Fire ``engine::functions-available`` if the set of functions differs from the last time's (E-48, E-49)."""
+        self.functions.has_changed = False
+        keys = self.functions.keys()
+        if keys == self._announced:
+            return False
+        self._announced = keys
+        rows = [function_row(function) for function in self.functions]
+        self._fire(FUNCTIONS_AVAILABLE, {"event": "functions_changed", "functions": rows})
+        self._reap()
+        return True
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def _send(self, session: EngineSession, message: Message) -> bool:
+        """Send, unless the connection is over.
+
+        Raises:
+            EncodeError: The message holds what JSON cannot carry.
+            PayloadTooLargeError: It is over 64 MiB.
+        """
+        if not session.is_live:
+            return False
+        session.send(message)
+        self._dirty[session] = None
+        if session.outgoing_bytes > self._max_outgoing:
+            logger.warning(
+                "worker %s dropped: it does not read, and %d bytes wait for it", session.label, session.outgoing_bytes
+            )
+            self._condemn(session, 1008, "the worker does not read", abort=True)
+        return True
+
+    def _try_send(self, session: EngineSession, message: Message) -> bool:
+        """Send what nobody waits for."""
+        try:
+            return self._send(session, message)
+        except (EncodeError, PayloadTooLargeError) as error:
+            logger.warning("message %s to worker %s lost: %s", message.type, session.label, error)
+            return False
+
+    def _condemn(self, session: EngineSession, code: int | None, reason: str, *, abort: bool = False) -> None:
+        """End a connection from the engine's side. What it holds goes at the end of the current public method."""
+        session.end(code, reason, abort=abort)
+        self._dirty[session] = None
+        self._condemned.append(session)
+
+    def _reap(self) -> None:
+        while self._condemned:
+            self._tear_down(self._condemned.pop())
+
+    def _tear_down(self, session: EngineSession) -> None:
+        """Release what a connection holds, in the order of §7.5."""
+        self.sessions.pop(session.worker_id, None)
+        self.functions.release_all(session)
+        self.invocations.release(session)
+        self.triggers.release(session)
+        for key in session.names:
+            del self._names[key]
+        session.names.clear()
+        session.services.clear()
+        self._workers_changed("worker_disconnected", session)
+
+    # -- dispatch ------------------------------------------------------------------------------------------------
+
+    def _handle(self, session: EngineSession, message: Message) -> None:
+        handler = self._handlers.get(type(message))
+        if handler is not None:
+            handler(session, message)
+        else:
+            known = "does not know" if isinstance(message, Unknown) else "only sends"
+            logger.warning(
+                "message of worker %s dropped: this engine %s type %s", session.label, known, shorten(message.type)
+            )
+
+    def _ping(self, session: EngineSession, _message: Ping) -> None:
+        self._send(session, Pong())
+
+    def _ignore(self, session: EngineSession, message: Message) -> None:
+        pass
+
+    def _reattach(self, session: EngineSession, message: Reattach) -> None:
+        """Evict the connection that the worker had before, completely, before its next frame is read (§6.5, P-112)."""
+        previous = self.sessions.get(message.previous_worker_id)
+        if previous is None or previous is session:
+            return
+        if not hmac.compare_digest(previous.reattach_token.encode(), (message.reattach_token or "").encode()):
+            return
+        previous.end(None, "evicted by a reattach", abort=True)
+        self._dirty[previous] = None
+        self._tear_down(previous)
+
+    # -- identity ------------------------------------------------------------------------------------------------
+
+    def _hold(self, session: EngineSession, message: Message, size: int) -> None:
+        session.hold(message, size)
+        if len(session.held) > self._max_held or session.held_bytes > self._max_outgoing:
+            logger.warning("worker %s dropped: too many registrations before its register call", session.label)
+            self._condemn(session, 1008, "too many registrations before engine::workers::register")
+
+    def _fix_namespace(self, session: EngineSession, namespace: str) -> None:
+        for message in session.fix_namespace(namespace):
+            if not session.is_live:
+                break
+            self._handle(session, message)
+
+    def register_worker(self, session: EngineSession, data: dict[str, Any]) -> object:
+        """Take ``engine::workers::register``: identity, name, namespace, held registrations (E-32 to E-37, P-108).
+
+        Returns:
+            The answer. It is held back until every in-process provider has answered for the triggers registered so
+            far, so whoever awaits it knows that they work. Providers that are workers do not hold it back.
+
+        Raises:
+            InvocationError: ``INVALID_NAMESPACE``.
+        """
+        named: str | None = data.get("namespace")
+        if named is not None and not named.strip():
+            raise InvocationError("INVALID_NAMESPACE", "namespace must not be blank; leave it out for `default`")
+        # Fixed by the first success or by the grace; another one later is ignored (§6.2, E-36).
+        namespace = session.namespace or named or DEFAULT_NAMESPACE
+        name = clean_label(data.get("name"))
+        if name is not None:
+            owner = self._names.setdefault((namespace, name), session)
+            if owner is not session:
+                self._reject_name(session, namespace, name, owner)
+                return None
+            if (namespace, name) not in session.names:
+                session.names.append((namespace, name))
+        session.identity.update(data)
+        if session.phase is Phase.HELD:
+            self._fix_namespace(session, namespace)
+        self._workers_changed("worker_metadata_updated", session)
+        return self._when_triggers_work(session, {"success": True})
+
+    def _reject_name(self, session: EngineSession, namespace: str, name: str, owner: EngineSession) -> None:
+        """Refuse a name that a live worker has: the rejection, then a close frame without status (P-110)."""
+        owner_id = "" if owner.is_in_process else owner.worker_id
+        self._try_send(
+            session,
+            RegistrationRejected("WORKER_NAMESPACE_CONFLICT", namespace, worker_name=name, owner_worker_id=owner_id),
+        )
+        logger.warning("worker %s refused: %s is a live worker in %s", session.label, shorten(name), shorten(namespace))
+        if session.is_live:
+            self._condemn(session, None, "")
+
+    def _when_triggers_work(self, session: EngineSession, answer: dict[str, Any]) -> object:
+        waiting = [
+            binding
+            for trigger_id in session.triggers
+            if (binding := self.triggers.bindings[trigger_id]).is_awaiting
+            and binding.type is not None
+            and binding.type.provider is not None
+            and binding.type.provider.is_in_process
+        ]
+        if not waiting:
+            return answer
+        deferred = Deferred()
+        left = len(waiting)
+
+        def answered(_error: dict[str, Any] | None) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                deferred.settle(answer)
+
+        def overdue() -> None:
+            if not deferred.is_settled:
+                logger.warning("%d triggers of worker %s still wait for their provider", left, session.label)
+                deferred.settle(answer)
+
+        for binding in waiting:
+            binding.waiters.append(answered)
+        self.call_later(PROVIDER_TIMEOUT, overdue)
+        return deferred
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Wish for a timer."""
+        self._timers.append(Timer(seconds, callback))
+
+    # -- registrations -------------------------------------------------------------------------------------------
+
+    def _namespace_of(self, session: EngineSession, named: str | None = None) -> str:
+        return named or session.namespace or DEFAULT_NAMESPACE
+
+    def _register_function(self, session: EngineSession, message: RegisterFunction) -> None:
+        rejection = self.functions.claim(session, self._namespace_of(session), message)
+        if rejection is not None:
+            self._try_send(session, rejection)
+
+    def _unregister_function(self, session: EngineSession, message: UnregisterFunction) -> None:
+        self.functions.release(session, message.id)
+
+    def _register_trigger_type(self, session: EngineSession, message: RegisterTriggerType) -> None:
+        if not self._is_blank(session, message, message.namespace):
+            self.triggers.register_type(session, self._namespace_of(session, message.namespace), message)
+
+    def _unregister_trigger_type(self, session: EngineSession, message: UnregisterTriggerType) -> None:
+        if not self._is_blank(session, message, message.namespace):
+            self.triggers.unregister_type(session, self._namespace_of(session, message.namespace), message)
+
+    def _is_blank(self, session: EngineSession, message: Message, namespace: str | None) -> bool:
+        if namespace is None or namespace.strip():
+            return False
+        logger.warning("%s of worker %s dropped: its namespace is blank", message.type, session.label)
+        return True
+
+    def _register_trigger(self, session: EngineSession, message: RegisterTrigger) -> None:
+        for namespace in (message.namespace, message.trigger_namespace):
+            if namespace is not None and not namespace.strip():
+                self._refuse_trigger(session, message, "INVALID_NAMESPACE", "namespace must not be blank")
+                return
+        if self.triggers.register(session, message) is None:
+            problem = f"this worker already has {self._max_parked} triggers whose type nobody provides"
+            self._refuse_trigger(session, message, REGISTRATION_FAILED, problem)
+
+    def _refuse_trigger(self, session: EngineSession, message: RegisterTrigger, code: str, problem: str) -> None:
+        error = {"code": code, "message": problem}
+        self._try_send(session, TriggerRegistrationResult(message.id, message.trigger_type, message.function_id, error))
+
+    def _unregister_trigger(self, session: EngineSession, message: UnregisterTrigger) -> None:
+        self.triggers.unregister(message.id)  # the type is unused, the owner is not checked (T-6, G-20)
+
+    def _register_service(self, session: EngineSession, message: RegisterService) -> None:
+        session.services[message.name if message.name is not None else message.id] = message
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def _workers_changed(self, event: str, session: EngineSession) -> None:
+        """Fire ``engine::workers-available``; in-process workers are no event (E-50, P-129)."""
+        if not session.is_in_process:
+            self._fire(WORKERS_AVAILABLE, {"event": event, "worker_id": session.worker_id})
+
+    def _fire(self, type_id: str, payload: dict[str, Any]) -> None:
+        """Tell the listener, and call every bound function without caring for its answer (E-51)."""
+        if self._on_event is not None:
+            try:
+                self._on_event(type_id, payload)
+            except Exception:  # the boundary of a callback
+                logger.exception("on_event failed")
+        for binding in list(self.triggers.types[DEFAULT_NAMESPACE, type_id].bindings.values()):
+            self.invocations.call(binding.namespace, binding.function_id, payload, binding.metadata)

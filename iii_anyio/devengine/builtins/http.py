@@ -1,0 +1,441 @@
+"""The ``http`` trigger: binds functions to routes and serves them as an ASGI application.
+
+One request: route → global middleware → channels made, JSON body read → condition → the route's middleware → handler
+(H-15). What functions get and what comes of their answers is decided in ``_http_messages``, which route in ``_routes``.
+
+Tasks, per request: one that reads the client until the response is there, so that a client which leaves is noticed. It
+ends with the request.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from uuid import uuid4
+
+from anyio import Event, create_task_group, current_time, move_on_after, sleep_forever
+
+from ..._runtime.context import Invocation, current
+from ...errors import MAX_MESSAGE_BYTES, InvocationError, InvocationTimeoutError
+from ...trigger import TriggerConfig, TriggerHandler
+from .._http_messages import (
+    ChannelRef,
+    CorsOptions,
+    RequestHead,
+    Response,
+    condition_not_met,
+    condition_payload,
+    cors_headers,
+    function_failed,
+    handler_payload,
+    header_map,
+    is_response,
+    json_body,
+    method_not_allowed,
+    middleware_payload,
+    not_found,
+    overloaded,
+    payload_too_large,
+    preflight,
+    query_map,
+    read_middleware,
+    read_result,
+    request_traceparent,
+    timed_out,
+    with_cors,
+)
+from .._routes import Match, Route, RouteTable
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from ...abc import Invoker
+
+__all__ = ("CorsOptions", "GlobalMiddleware", "HttpOptions", "HttpTrigger")
+
+logger: Final = logging.getLogger("iii_anyio.devengine.http")
+
+CreateChannel: TypeAlias = Callable[[], tuple[ChannelRef, ChannelRef]]
+
+
+@dataclass
+class GlobalMiddleware:
+    """A function called before every routed request, in the route's namespace (H-35)."""
+
+    function_id: str
+    phase: str = "preHandler"
+    """Entries of any other phase never run (H-4)."""
+    priority: int = 0
+    """Lower runs first."""
+
+
+@dataclass
+class HttpOptions:
+    """How the HTTP listener behaves. Seconds and bytes."""
+
+    default_timeout: float = 30.0
+    """For a whole request, until its response is decided."""
+    cors: CorsOptions | None = None
+    """``None`` allows every origin (H-55)."""
+    middleware: list[GlobalMiddleware] = field(default_factory=list[GlobalMiddleware])
+    max_body: int = MAX_MESSAGE_BYTES
+    """A larger JSON body is answered 413. Other bodies are not collected and have no limit."""
+    concurrency_limit: int = 1024
+    """One more request is answered 503. Upstream's key of the same meaning has no effect (H-50)."""
+
+
+class HttpTrigger(TriggerHandler[Any]):
+    """Provider of the trigger type ``http`` (its two handler methods) and ASGI application (calling it).
+
+    Args:
+        iii: Calls the functions; a worker of the engine.
+        options: How the listener behaves.
+        create_channel: Makes a data channel and returns its writing and its reading end. Called twice a request, for
+            ``request_body`` and ``response``. By default ends that nobody serves.
+    """
+
+    def __init__(
+        self, iii: Invoker, *, options: HttpOptions | None = None, create_channel: CreateChannel | None = None
+    ) -> None:
+        options = options if options is not None else HttpOptions()
+        if not options.default_timeout > 0:
+            raise ValueError(f"default_timeout must be more than 0 seconds, not {options.default_timeout}")
+        if options.concurrency_limit < 1 or options.max_body < 0:
+            raise ValueError("concurrency_limit must be at least 1 and max_body at least 0")
+        self._iii = iii
+        self._options = options
+        self._create_channel = create_channel if create_channel is not None else _unserved_channel
+        self._table = RouteTable()
+        self._active = 0
+        self._hinted: set[str] = set()  # triggers whose results were reported as no responses
+        entries = sorted(options.middleware, key=lambda entry: entry.priority)  # stable for ties (H-4)
+        self._middleware = tuple(entry.function_id for entry in entries if entry.phase == "preHandler")
+
+    def __repr__(self) -> str:
+        return f"<HttpTrigger {len(self._table)} routes, {self._active} requests>"
+
+    # -- the trigger type ----------------------------------------------------------------------------------------
+
+    async def register_trigger(self, config: TriggerConfig[Any]) -> None:
+        """Bind a route.
+
+        Raises:
+            RouteError: The configuration is no route, or in the way of another; answered as T-2.
+        """
+        route = Route.from_config(
+            config.id, config.function_id, config.config, metadata=config.metadata, namespace=config.namespace
+        )
+        replaced = self._table.add(route)
+        self._hinted.discard(route.trigger_id)
+        if replaced is not None:  # H-10; upstream says nothing
+            logger.warning(
+                "route %s now calls %s; trigger %s of %s lost it",
+                _printable(route.key), _printable(route.function_id),
+                _printable(replaced.trigger_id), _printable(replaced.function_id),
+            )  # fmt: skip
+
+    async def unregister_trigger(self, config: TriggerConfig[Any]) -> None:
+        """Remove the route that this trigger still owns, if any (H-11)."""
+        self._table.remove(config.id)
+        self._hinted.discard(config.id)
+
+    # -- the application -----------------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection. What a request or a function does wrong never raises from here."""
+        match scope["type"]:
+            case "http":
+                await self._serve(scope, receive, send)
+            case "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 1000})
+            case "lifespan":
+                while (await receive())["type"] == "lifespan.startup":
+                    await send({"type": "lifespan.startup.complete"})
+                await send({"type": "lifespan.shutdown.complete"})
+            case other:
+                raise ValueError(f"no ASGI application for {other!r}")
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = current_time()
+        method: str = scope["method"]
+        path = _raw_path(scope)
+        origin = dict(scope["headers"]).get(b"origin")
+        exchange: _Exchange | None = None
+        response: Response | None
+        self._active += 1
+        try:
+            match None if method == "OPTIONS" else self._table.match(method, path):
+                case Match() as found if self._active <= self._options.concurrency_limit:
+                    exchange = _Exchange(self, found, scope, receive)
+                    response = await exchange.run()
+                case Match():
+                    response = overloaded()
+                case None:
+                    # Every OPTIONS request is answered before routing (H-54).
+                    response = preflight(self._options.cors, origin) if method == "OPTIONS" else not_found()
+                case refusal:
+                    response = method_not_allowed(refusal.allow)
+            if response is not None:
+                self._report(response, exchange)
+                await _send_response(send, method, response, cors_headers(self._options.cors, origin))
+        finally:
+            self._active -= 1
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "%s %s %s %.1f ms %s",
+                _printable(method), _printable(path),
+                "client left" if response is None else response.status,
+                (current_time() - start) * 1000,
+                "-" if exchange is None else _printable(exchange.route.function_id),
+            )  # fmt: skip
+
+    def _report(self, response: Response, exchange: _Exchange | None) -> None:
+        """Log what of a function's answer is not sent."""
+        if exchange is None:
+            return
+        function_id = _printable(exchange.answered_by)
+        for problem in response.problems:
+            logger.warning("left out of the response of %s: %s", function_id, problem)
+        if response.status < 200:  # a final response cannot have it; upstream's server answers 500, too
+            logger.warning("%s chose status %d, which cannot end a request", function_id, response.status)
+            response.status, response.headers, response.body = 500, [], b""
+
+    # -- for one exchange ----------------------------------------------------------------------------------------
+
+    @property
+    def options(self) -> HttpOptions:
+        """As given."""
+        return self._options
+
+    @property
+    def middleware(self) -> tuple[str, ...]:
+        """Global middleware functions, in order."""
+        return self._middleware
+
+    def create_channel(self) -> tuple[ChannelRef, ChannelRef]:
+        """A new data channel: its writing and its reading end."""
+        return self._create_channel()
+
+    async def call(self, function_id: str, payload: object, namespace: str, metadata: Any = None) -> Any:
+        """Call a function. It gets longer than the request: only the request's own limit ends it (H-52)."""
+        request = {
+            "function_id": function_id,
+            "payload": payload,
+            "namespace": namespace,
+            "timeout_ms": math.ceil(self._options.default_timeout * 1000) + _CALL_SLACK_MS,
+        }
+        if metadata is not None:
+            request["metadata"] = metadata
+        return await self._iii.trigger_async(request)
+
+    def hint(self, route: Route) -> None:
+        """Say once per trigger that its results are no responses (H-38)."""
+        if route.trigger_id in self._hinted:
+            return
+        self._hinted.add(route.trigger_id)
+        logger.warning(
+            "the result of %s is lost and its clients get {}: return an object with status_code, headers or body",
+            _printable(route.function_id),
+        )
+
+
+_CALL_SLACK_MS: Final = 5000
+
+
+class _Exchange:
+    """One routed request: what is known of it, and the steps to its response."""
+
+    def __init__(self, trigger: HttpTrigger, found: Match, scope: Scope, receive: Receive) -> None:
+        headers = header_map(scope["headers"])
+        self.route = found.route
+        self.answered_by = found.route.function_id
+        """The function whose answer is the response."""
+        self._trigger = trigger
+        self._match = found
+        self._head = RequestHead(scope["method"], headers, query_map(scope["query_string"]))
+        self._body = _RequestBody(receive, trigger.options.max_body if self._head.has_json else None)
+        self._body.announce(headers.get("content-length", ""))
+        self._deadline = math.inf
+
+    async def run(self) -> Response | None:
+        """Decide the response within ``default_timeout`` (H-44); None when the client left before (H-52).
+
+        In both cases the functions called go on: the protocol has no way to stop them. What they return is dropped.
+        """
+        response: Response | None = None
+        with move_on_after(self._trigger.options.default_timeout) as limit:
+            self._deadline = limit.deadline
+            try:
+                async with create_task_group() as group:
+                    group.start_soon(self._body.read, group.cancel_scope.cancel)
+                    with _trace(self._trigger, request_traceparent(self._head.headers)):
+                        response = await self._answer()
+                    group.cancel_scope.cancel()
+            except Exception:
+                logger.exception("a request for %s failed inside the engine", _printable(self.answered_by))
+                return function_failed("internal_error", "The engine failed to serve this request")
+        if response is None and not self._body.client_left:
+            return timed_out()
+        return response
+
+    async def _answer(self) -> Response:
+        try:
+            return await self._steps()
+        except InvocationTimeoutError as error:
+            if current_time() >= self._deadline:
+                await sleep_forever()  # ours, noticed by the caller's timer first: the scope above makes it a 504
+            return function_failed(error.code, error.message)
+        except InvocationError as error:
+            return function_failed(error.code, error.message)
+
+    async def _steps(self) -> Response:
+        """The order of H-15."""
+        route, call = self.route, self._trigger.call
+        early = await self._run_middleware(self._trigger.middleware)
+        if early is not None:
+            return early
+        request_body, response = self._trigger.create_channel()[1], self._trigger.create_channel()[0]
+        raw = await self._body.collected()
+        if raw is None:
+            return payload_too_large(self._trigger.options.max_body)
+        body = json_body(raw) if self._head.has_json else None
+        payload = handler_payload(self._match, self._head, body, request_body=request_body, response=response)
+        condition = route.condition_function_id
+        # Only the literal false blocks (T-16). Neither conditions nor middleware get the metadata (T-13).
+        if condition is not None and await call(condition, condition_payload(payload), route.namespace) is False:
+            return condition_not_met()
+        early = await self._run_middleware(route.middleware_function_ids)
+        if early is not None:
+            return early
+        result = await call(route.function_id, payload, route.namespace, route.metadata)
+        if result is None:
+            await self._stream()
+        if not is_response(result):
+            self._trigger.hint(route)
+        return read_result(result)
+
+    async def _run_middleware(self, function_ids: tuple[str, ...]) -> Response | None:
+        """Call each in order until one responds.
+
+        Upstream gives each call ``default_timeout`` as well. That limit starts after the request's own, of the same
+        length, and can never be the one that is seen (H-34).
+        """
+        for function_id in function_ids:
+            answer = await self._trigger.call(
+                function_id, middleware_payload(self._match, self._head), self.route.namespace
+            )
+            response = read_middleware(answer)
+            if response is not None:
+                self.answered_by = function_id
+                return response
+        return None
+
+    async def _stream(self) -> NoReturn:
+        """Wait for what the handler writes to ``response``, as it returned nothing (H-51, H-63).
+
+        That channel is not served, so the request ends with the timeout's 504, as upstream's does when nobody writes.
+        """
+        logger.warning(
+            "%s returned None and its response channel is unused, so the client waits for a 504 in %.1f s; "
+            'to answer without content return {"status_code": 204}',
+            _printable(self.route.function_id), self._deadline - current_time(),
+        )  # fmt: skip
+        await sleep_forever()
+        raise AssertionError("the request's limit ends the wait")
+
+
+class _RequestBody:
+    """Reads the client for as long as its request is worked on. A JSON body is kept, others are passed over (H-17)."""
+
+    def __init__(self, receive: Receive, limit: int | None) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._ended = Event()
+        self.is_too_large = False
+        self.client_left = False
+
+    def announce(self, content_length: str) -> None:
+        """Give up at once on a body that says it is too large."""
+        if self._limit is not None and content_length.isdecimal() and int(content_length[:20]) > self._limit:
+            self._refuse()
+
+    async def read(self, on_disconnect: Callable[[], object]) -> None:
+        """Read until the client leaves, or until this is cancelled."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.client_left = True
+                on_disconnect()
+                return
+            self._take(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._ended.set()
+
+    async def collected(self) -> bytes | None:
+        """The whole body once it is there, None when it is too large; ``b""`` at once for a body not kept."""
+        if self._limit is None:
+            return b""
+        await self._ended.wait()
+        return None if self.is_too_large else b"".join(self._chunks)
+
+    def _take(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._limit is None or self.is_too_large:
+            return
+        if self._size > self._limit:
+            self._refuse()
+        else:
+            self._chunks.append(chunk)
+
+    def _refuse(self) -> None:
+        self._chunks.clear()
+        self.is_too_large = True
+        self._ended.set()
+
+
+async def _send_response(send: Send, method: str, response: Response, cors: list[tuple[bytes, bytes]]) -> None:
+    headers = with_cors(response, cors)
+    has_body = response.status not in (204, 304)
+    if has_body:
+        headers = [*headers, (b"content-length", b"%d" % len(response.body))]
+    body = response.body if has_body and method != "HEAD" else b""
+    try:
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    except OSError as error:  # how ASGI says that the client has left
+        logger.debug("a response was not sent: %r", error)
+
+
+@contextmanager
+def _trace(owner: object, traceparent: str) -> Generator[None]:
+    """Have the calls made inside carry this ``traceparent``: the worker takes it from the running invocation."""
+    token = current.set(Invocation(owner, "", None, None, traceparent, None))
+    try:
+        yield
+    finally:
+        current.reset(token)
+
+
+def _unserved_channel() -> tuple[ChannelRef, ChannelRef]:
+    ref = {"channel_id": str(uuid4()), "access_key": str(uuid4())}
+    return {**ref, "direction": "write"}, {**ref, "direction": "read"}
+
+
+def _raw_path(scope: Scope) -> str:
+    """The path with its percent-escapes, also of a request target in absolute form (``GET http://host/path``)."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8")
+    if not raw.startswith(b"/") and b"://" in raw:
+        raw = b"/" + raw.partition(b"://")[2].partition(b"/")[2]
+    return raw.decode("utf-8", "replace")
+
+
+def _printable(text: str) -> str:
+    """Fit for one line of a log: nothing that moves a terminal's cursor, and not too long."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:300])

@@ -1,0 +1,148 @@
+"""Functions: who owns which id, in which namespace (§5.1, §5.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.devengine.peers import Hub
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub()
+
+
+def rejection(function_id: str, owner: str, namespace: str = "default") -> dict[str, Any]:
+    return {
+        "type": "registrationrejected",
+        "code": "FUNCTION_NAMESPACE_CONFLICT",
+        "namespace": namespace,
+        "function_id": function_id,
+        "owner_worker_id": owner,
+    }
+
+
+def test_a_function_of_a_live_worker_is_refused_to_others(hub: Hub) -> None:
+    """P-115, transcript `conflict`: the connection stays, the owner keeps serving."""
+    owner, other = hub.join("a"), hub.join("b")
+    assert owner.function("rec::dup") == []
+    assert other.function("rec::dup") == [rejection("rec::dup", owner.worker_id)]
+    assert other.session.is_live
+    other.invoke("rec::dup")
+    assert owner.take_one()["function_id"] == "rec::dup"
+
+
+def test_the_same_id_in_another_namespace_is_another_function(hub: Hub) -> None:
+    """P-115."""
+    blue, red, caller = hub.join("a", namespace="blue"), hub.join("b", namespace="red"), hub.join("c")
+    assert blue.function("f") == []
+    assert red.function("f") == []
+    caller.invoke("f", namespace="red")
+    assert len(red.take()) == 1
+    assert blue.take() == []
+    message = "Function f not found in namespace default. It is registered in namespace(s): blue, red."
+    assert caller.refusal("f")["message"] == message
+
+
+def test_the_owner_may_register_again(hub: Hub) -> None:
+    """P-115: silently replaced."""
+    owner = hub.join("a")
+    owner.function("f", description="old")
+    assert owner.function("f", description="new") == []
+    (row,) = owner.ask("engine::functions::list", {"worker": "a"})["functions"]
+    assert row["description"] == "new"
+
+
+def test_a_function_of_a_worker_that_left_is_free(hub: Hub) -> None:
+    """P-111."""
+    first = hub.join("a")
+    first.function("f")
+    first.leave()
+    assert hub.join("b").function("f") == []
+
+
+def test_only_the_owner_can_unregister(hub: Hub) -> None:
+    """§5.2: no reply, in-flight invocations are not touched."""
+    owner, other = hub.join("a"), hub.join("b")
+    owner.function("f")
+    invocation_id = other.invoke("f")
+    invocation = owner.take_one()
+    assert other.send({"type": "unregisterfunction", "id": "f"}) == []
+    other.invoke("f", action={"type": "void"})
+    assert len(owner.take()) == 1
+    assert owner.send({"type": "unregisterfunction", "id": "f"}) == []
+    assert owner.send({"type": "unregisterfunction", "id": "f"}) == []
+    assert other.refusal("f")["code"] == "function_not_found"
+    owner.answer(invocation, result=1)
+    assert other.take_one()["invocation_id"] == invocation_id
+
+
+@pytest.mark.parametrize("function_id", ["engine::mine", "engine::log::info"])
+def test_engine_ids_are_refused_outside_default(hub: Hub, function_id: str) -> None:
+    """P-116."""
+    worker = hub.join("w", namespace="blue")
+    assert worker.function(function_id) == [rejection(function_id, "", "blue")]
+
+
+def test_the_engines_own_functions_cannot_be_replaced(hub: Hub) -> None:
+    """P-116, G-16: upstream lets a worker in `default` replace them."""
+    worker = hub.join("w")
+    assert worker.function("engine::log::info") == [rejection("engine::log::info", "")]
+    assert worker.ask("engine::log::info", {"message": "still here"}) is None
+
+
+def test_functions_of_in_process_workers_cannot_be_replaced(hub: Hub) -> None:
+    """P-116: the owner is not named."""
+    builtin, worker, elsewhere = hub.join("iii-state", in_process=True), hub.join("w"), hub.join("e", namespace="blue")
+    builtin.function("state::get")
+    assert worker.function("state::get") == [rejection("state::get", "")]
+    assert elsewhere.function("state::get") == []
+
+
+def test_an_engine_id_that_is_free_may_be_taken_in_default(hub: Hub) -> None:
+    """§7.4: the standalone queue worker registers `engine::queue::enqueue`."""
+    assert hub.join("queue").function("engine::queue::enqueue") == []
+
+
+def test_an_in_process_worker_may_take_over_a_function_of_the_engine(hub: Hub) -> None:
+    builtin, other, caller = hub.join("iii-observability", in_process=True), hub.join("o", in_process=True), hub.join()
+    assert builtin.function("engine::log::info") == []
+    assert builtin.function("engine::log::info") == []
+    assert other.function("engine::log::info") == [rejection("engine::log::info", "")]
+    caller.invoke("engine::log::info", {"message": "m"})
+    assert builtin.take_one()["function_id"] == "engine::log::info"
+    builtin.leave()
+    assert caller.take_one()["error"]["code"] == "invocation_stopped"
+    assert caller.ask("engine::log::info", {"message": "m"}) is None
+
+
+def test_an_external_http_function_is_listed_and_cannot_be_called_yet(hub: Hub) -> None:
+    """§10: this engine has no HTTP client."""
+    worker = hub.join("w")
+    worker.function("remote", invocation={"url": "https://example.com/fn", "method": "PUT", "headers": {"a": "b"}})
+    assert worker.ask("engine::functions::info", {"function_id": "remote"})["worker_name"] == "w"
+    assert worker.refusal("remote")["code"] == "http_request_failed"
+    assert hub.router.fire_functions_available()
+
+
+@pytest.mark.parametrize(
+    "invocation",
+    [
+        {},
+        {"url": 1},
+        {"url": "u", "method": "HEAD"},
+        {"url": "u", "method": []},
+        {"url": "u", "headers": None},
+        {"url": "u", "headers": {"a": 1}},
+    ],
+)
+def test_a_malformed_http_function_is_not_registered(
+    hub: Hub, invocation: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """§10: silent on the wire (G-15), not in the log."""
+    worker = hub.join("w")
+    assert worker.function("remote", invocation=invocation) == []
+    assert worker.refusal("remote")["code"] == "function_not_found"
+    assert "registerfunction: invocation must be" in caplog.text
