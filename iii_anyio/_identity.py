@@ -15,7 +15,7 @@ from typing import Any, Final
 from ._version import __version__
 from .options import DEFAULT_ENGINE_URL, InitOptions, TelemetryOptions
 
-__all__ = ("FEATURES", "identity", "resolve_engine_url", "resolve_namespace", "worker_name")
+__all__ = ("FEATURES", "find_project_name", "identity", "resolve_engine_url", "resolve_namespace", "worker_name")
 
 FEATURES: Final = ("large-messages.v1",)
 """What this SDK declares in its register call (protocol §6.2)."""
@@ -62,7 +62,7 @@ def worker_name(options: InitOptions) -> Generator[str]:
             _default_names.discard(name)
 
 
-def identity(name: str, namespace: str | None, options: InitOptions) -> dict[str, Any]:
+def identity(name: str, namespace: str | None, project_name: str | None, options: InitOptions) -> dict[str, Any]:
     """The payload of ``engine::workers::register`` (P-14, P-15)."""
     telemetry = options.telemetry or TelemetryOptions()
     payload: dict[str, Any] = {
@@ -75,7 +75,7 @@ def identity(name: str, namespace: str | None, options: InitOptions) -> dict[str
         "namespace": namespace,
         "telemetry": {
             "language": telemetry.language or os.environ.get("LANG", "").split(".")[0] or None,
-            "project_name": telemetry.project_name or _project_name(),
+            "project_name": telemetry.project_name or project_name,
             "framework": telemetry.framework or "iii-anyio",
         },
         "features": list(FEATURES),
@@ -85,7 +85,8 @@ def identity(name: str, namespace: str | None, options: InitOptions) -> dict[str
     return payload
 
 
-def _project_name() -> str | None:
+def find_project_name() -> str | None:
+    """The name in ``pyproject.toml`` of the current directory, else the directory's own. Reads files."""
     try:
         here = Path.cwd()
     except OSError:  # the directory has been removed

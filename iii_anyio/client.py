@@ -66,7 +66,7 @@ class IIIClient(WorkerMethods):
         """Drain running handlers, deliver their results, close, and wait for the worker's thread. Twice is fine."""
         super().shutdown()
         if not self._supervisor.is_called_from_handler():
-            self._portal.thread.join()
+            self._portal.join()
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Block until the engine has confirmed every registration made so far.
@@ -95,9 +95,9 @@ class IIIClient(WorkerMethods):
             raise TimeoutError(f"the engine has not confirmed every registration in {timeout} s ({state})") from exc
 
     def serve(self) -> None:
-        """Block until the worker is shut down, by ``shutdown()`` elsewhere, SIGTERM or Ctrl-C."""
-        while self._portal.thread.is_alive():
-            self._portal.thread.join(1.0)  # in steps, so that signals are seen on every platform
+        """Block until the worker is shut down, by ``shutdown()`` elsewhere, SIGTERM or Ctrl-C; return when drained."""
+        self._portal.join()
+        _signals_seen.clear()  # obeyed: what follows is the program's own end
         self._portal.check_alive()
 
 
@@ -205,6 +205,18 @@ class _Portal:
         if self.failure is not None:
             raise self.failure
 
+    def join(self) -> None:
+        """Wait for the thread. A signal that drains does not end the wait, a second one ends the process."""
+        global _is_joining
+        is_main = threading.current_thread() is threading.main_thread()
+        # An exception raised by a signal handler inside join() would leave a running thread marked as stopped.
+        _is_joining = _is_joining or is_main
+        try:
+            while self.thread.is_alive():
+                self.thread.join(1.0)  # in steps, so that signals are seen on every platform
+        finally:
+            _is_joining = _is_joining and not is_main
+
     def stop(self, grace: float | None = None) -> None:
         """Start the shutdown. Returns at once."""
         with suppress(WorkerStateError):  # it has ended
@@ -215,7 +227,8 @@ class _Portal:
 
 _portals: Final[weakref.WeakSet[_Portal]] = weakref.WeakSet()
 _is_exit_held = False
-_signals_seen = 0
+_is_joining = False  # the main thread waits for a portal
+_signals_seen: Final[list[int]] = []
 
 
 def _hold_exit() -> None:
@@ -235,11 +248,13 @@ def _hold_exit() -> None:
 
 def _wait_for_portals() -> None:
     for portal in list(_portals):
-        while portal.thread.is_alive():
-            try:
-                portal.thread.join(1.0)
-            except (KeyboardInterrupt, SystemExit):
-                _stop_all()
+        portal.join()
+    if _signals_seen:
+        # Drained. What the signal means by default, exit status included, happens now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.signal(_signals_seen[0], signal.SIG_DFL)
+        os.kill(os.getpid(), _signals_seen[0])
 
 
 def _stop_all() -> None:
@@ -258,12 +273,13 @@ def _install_signal_handlers() -> None:
 
 
 def _drain_on_signal(number: int, _frame: FrameType | None) -> None:
-    global _signals_seen
-    _signals_seen += 1
-    if _signals_seen > 1:
+    _signals_seen.append(number)
+    if len(_signals_seen) > 1:
         sys.stderr.flush()
         os._exit(128 + number)
     _stop_all()
+    if _is_joining:
+        return  # the main program waits for the drain already
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

@@ -121,6 +121,8 @@ class MappingModel(BaseModel):
     Upstream hands annotated handlers a dict, so their code says ``data["body"]``, ``data.get("path")``,
     ``"body" in data``, ``dict(data)`` and ``HttpRequest(**data)``. All of that works on such a model; iterating gives
     keys. Keys are the field names and, where a model allows extra keys, those.
+
+    A field named ``get``, ``keys``, ``values`` or ``items`` hides the method of that name.
     """
 
     def __getitem__(self, key: str) -> Any:

@@ -14,8 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import anyio
+from anyio import to_thread
 
-from ._identity import identity, resolve_engine_url, resolve_namespace, worker_name
+from ._identity import find_project_name, identity, resolve_engine_url, resolve_namespace, worker_name
 from ._protocol.calls import new_id
 from ._protocol.codec import encode
 from ._protocol.messages import (
@@ -33,7 +34,7 @@ from ._runtime.dispatch import Function
 from ._runtime.supervisor import Supervisor
 from .errors import WorkerStateError
 from .functions import FunctionRef, RegisterFunctionFormat
-from .http import HttpInvocationConfig
+from .http import HttpInvocationConfig, as_invocation
 from .options import ConnectionStateCallback, IIIConnectionState, InitOptions
 from .trigger import (
     CallRequest,
@@ -46,6 +47,7 @@ from .trigger import (
     TriggerTypeRef,
     normalise_call,
     normalise_trigger,
+    normalise_trigger_type,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class WorkerMethods:
         request_format: Format = None,
         response_format: Format = None,
         validate: bool | None = None,
+        execution: Literal["async", "thread"] | None = None,
         concurrency: int | None = None,
         on_disconnect: Literal["finish", "cancel"] | None = None,
     ) -> FunctionRef:
@@ -94,6 +97,7 @@ class WorkerMethods:
             request_format: JSON Schema of the input; by default taken from the first parameter's annotation.
             response_format: JSON Schema of the result; by default taken from the return annotation.
             validate: Check input and result against the annotations; by default where there are any.
+            execution: Run a plain function on the loop (``async``) or in a thread; by default in a thread.
             concurrency: Handlers of this function running at once; by default only the worker's limit holds.
             on_disconnect: What happens to running handlers when the link drops; by default the worker's option.
 
@@ -114,16 +118,15 @@ class WorkerMethods:
         if concurrency is not None and concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {concurrency}")
         binding: Binding | None = None
-        invocation: dict[str, Any] | None = None
-        if isinstance(handler_or_invocation, HttpInvocationConfig):
-            invocation = handler_or_invocation.model_dump(exclude_none=True)
-        else:
+        invocation = as_invocation(handler_or_invocation)
+        if invocation is None:
             binding = bind(
                 function_id,
                 handler_or_invocation,
                 validate=validate,
                 request_format=_format(request_format),
                 response_format=_format(response_format),
+                execution=execution,
             )
         message = RegisterFunction(
             function_id,
@@ -201,11 +204,7 @@ class WorkerMethods:
         Wire: RegisterTriggerType.   Upstream: III.register_trigger_type.
         """
         supervisor = self._checked()
-        wanted = (
-            trigger_type
-            if isinstance(trigger_type, RegisterTriggerTypeInput)
-            else RegisterTriggerTypeInput.model_validate(trigger_type)
-        )
+        wanted = normalise_trigger_type(trigger_type)
         message = RegisterTriggerType(
             wanted.id,
             wanted.description,
@@ -448,16 +447,17 @@ async def run_worker(
     options = options if options is not None else InitOptions()
     url = resolve_engine_url(address)
     namespace = resolve_namespace(options)
-    if connector is None:
-        connector = _socket_connector(url, options)
+    if connector is None:  # in a thread, for the first import of httpx takes some tenths of a second
+        connector = await to_thread.run_sync(_socket_connector, url, options)
+    project_name = await to_thread.run_sync(find_project_name)
     with worker_name(options) as name:
-        supervisor = Supervisor(url, connector, options, identity(name, namespace, options))
+        supervisor = Supervisor(url, connector, options, identity(name, namespace, project_name, options))
         async with supervisor.run():
             yield supervisor, namespace
 
 
 def _socket_connector(url: str, options: InitOptions) -> Connector:
-    # httpx is the larger half of the import time, and a worker on a DirectWire never needs it.
+    # A worker on a DirectWire never needs it.
     from ._wire.connect import handshake_headers, websocket_connector
 
     return websocket_connector(
