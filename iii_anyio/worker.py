@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 __all__ = ("Worker", "WorkerMethods", "open_worker")
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
-Format = RegisterFunctionFormat | dict[str, Any] | None
+_Format = RegisterFunctionFormat | dict[str, Any] | None
 
 
 class WorkerMethods:
@@ -79,8 +79,8 @@ class WorkerMethods:
         *,
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
-        request_format: Format = None,
-        response_format: Format = None,
+        request_format: _Format = None,
+        response_format: _Format = None,
         validate: bool | None = None,
         execution: Literal["async", "thread"] | None = None,
         concurrency: int | None = None,
@@ -486,5 +486,5 @@ def _absent(value: Any) -> Any:
     return ABSENT if value is None else value
 
 
-def _format(value: Format) -> dict[str, Any] | None:
+def _format(value: _Format) -> dict[str, Any] | None:
     return value.model_dump(exclude_none=True) if isinstance(value, RegisterFunctionFormat) else value

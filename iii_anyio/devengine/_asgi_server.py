@@ -146,16 +146,16 @@ class _Connection:
     def __init__(self, app: ASGIApp, stream: SocketStream) -> None:
         self._app = app
         self._stream = stream
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         self._waiting: anyio.CancelScope | None = None  # for the head of a request
-        self._is_retired = False
-        self._has_left = False
-        self._client = stream.extra(SocketAttribute.remote_address, None)
-        self._server = stream.extra(SocketAttribute.local_address, None)
+        self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
+        self.is_retired = False
+        """The request that runs is the last one."""
+        self.has_left = False
+        """The client has closed, or does not read."""
 
     def retire(self) -> None:
         """Take no further request."""
-        self._is_retired = True
+        self.is_retired = True
         if self._waiting is not None:
             self._waiting.cancel()
 
@@ -166,29 +166,37 @@ class _Connection:
         try:
             while (request := await self._next_request()) is not None:
                 await _Exchange(self, request).run(self._app)
-                if not self._can_go_on():
+                if self.has_left or self.http.our_state is not h11.DONE or self.http.their_state is not h11.DONE:
                     break
+                self.http.start_next_cycle()
         except h11.RemoteProtocolError as error:
-            await self._refuse(error)
-        if self._http.their_state in (h11.SEND_BODY, h11.ERROR) and not self._has_left:
+            await self.refuse(error)
+        if self.http.their_state in (h11.SEND_BODY, h11.ERROR) and not self.has_left:
             await self._linger()
 
     async def _next_request(self) -> h11.Request | None:
         """The head of the next request; None when none comes in time, or is to come."""
-        if self._is_retired:
+        if self.is_retired:
             return None
         with anyio.move_on_after(IDLE_TIMEOUT) as self._waiting:
             try:
                 event = await self.next_event()
             finally:
                 self._waiting = None
-            return event if isinstance(event, h11.Request) else None
+            if isinstance(event, h11.Request):
+                if event.http_version not in (b"1.0", b"1.1"):
+                    raise h11.RemoteProtocolError("unsupported HTTP version", error_status_hint=505)
+                return event
         return None
 
-    async def next_event(self) -> h11.Event | type[h11.PAUSED]:
-        """What the client sends next; ``PAUSED`` when nothing more of this request."""
+    async def next_event(self) -> type[h11.PAUSED | h11.NEED_DATA] | h11.Event:
+        """What the client sends next; never ``NEED_DATA``.
+
+        Raises:
+            h11.RemoteProtocolError: It is no HTTP, too large a head, or the end in the middle of a request.
+        """
         while True:
-            event = self._http.next_event()
+            event = self.http.next_event()
             if event is not h11.NEED_DATA:
                 return event
             await self.read()
@@ -198,9 +206,9 @@ class _Connection:
         try:
             data = await self._stream.receive(65_536)
         except _GONE:
-            data, self._has_left = b"", True
-        self._http.receive_data(data)
-        return bool(data)
+            data, self.has_left = b"", True
+        self.http.receive_data(data)
+        return not self.has_left
 
     async def write(self, *events: h11.Event) -> None:
         """Send events in one write.
@@ -208,29 +216,21 @@ class _Connection:
         Raises:
             OSError: The client has left, or does not read.
         """
-        data = b"".join(self._http.send(event) or b"" for event in events)
-        if not self._has_left:
-            try:
-                with anyio.move_on_after(WRITE_TIMEOUT):
-                    await self._stream.send(data)
-                    return
-            except _GONE:
-                pass
-            self._has_left = True
+        data = b"".join(self.http.send(event) or b"" for event in events)
+        if not self.has_left:
+            with anyio.move_on_after(WRITE_TIMEOUT), suppress(*_GONE):
+                await self._stream.send(data)
+                return
+            self.has_left = True
         raise OSError("the client has left")
 
-    def _can_go_on(self) -> bool:
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE and not self._has_left:
-            self._http.start_next_cycle()
-            return True
-        return False
-
-    async def _refuse(self, error: h11.RemoteProtocolError) -> None:
+    async def refuse(self, error: h11.RemoteProtocolError) -> None:
         """Answer what is no HTTP, unless an answer is already on its way."""
-        logger.info("refused a request from %s: %s (%d)", self._client, error, error.error_status_hint)
-        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        logger.info("refused a request: %s (%d)", error, error.error_status_hint)
+        if self.http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            headers = [(b"content-length", b"0"), (b"connection", b"close")]
             with suppress(OSError):
-                await self.write(response_head(error.error_status_hint, [(b"content-length", b"0")]), h11.EndOfMessage())
+                await self.write(_head(error.error_status_hint, headers), h11.EndOfMessage())
 
     async def _linger(self) -> None:
         """Closing on unread data resets the connection, and the client might lose the answer: read it away first."""
@@ -238,28 +238,6 @@ class _Connection:
             await self._stream.send_eof()
             while True:
                 await self._stream.receive()
-
-    # -- for one exchange ----------------------------------------------------------------------------------------
-
-    @property
-    def is_retired(self) -> bool:
-        """Whether this is the last request."""
-        return self._is_retired
-
-    @property
-    def has_left(self) -> bool:
-        """Whether the client has closed, or does not read."""
-        return self._has_left
-
-    @property
-    def has_too_much_ahead(self) -> bool:
-        """Whether the client has sent a lot beyond its current request."""
-        return len(self._http.trailing_data[0]) > MAX_HEADER_BYTES
-
-    @property
-    def awaits_continue(self) -> bool:
-        """Whether the client holds its body back until told to go on."""
-        return self._http.they_are_waiting_for_100_continue
 
     def scope(self, request: h11.Request) -> Scope:
         """The request as ASGI describes it."""
@@ -275,8 +253,8 @@ class _Connection:
             "query_string": query,
             "root_path": "",
             "headers": list(request.headers),
-            "client": self._client,
-            "server": self._server,
+            "client": self._stream.extra(SocketAttribute.remote_address, None),
+            "server": self._stream.extra(SocketAttribute.local_address, None),
         }
 
 
@@ -287,47 +265,61 @@ class _Exchange:
         self._connection = connection
         self._request = request
         self._start: Message | None = None
+        self._fault: h11.RemoteProtocolError | None = None  # in the request's body
         self._has_head = False
-        self._is_over = False
-        self._body_is_read = False
+        self._has_body = False
         self._over = anyio.Event()
 
     async def run(self, app: ASGIApp) -> None:
         """Run the application; whatever it does, there is an answer or the connection is beyond use."""
+        connection = self._connection
         try:
-            await app(self._connection.scope(self._request), self._receive, self._send)
+            await app(connection.scope(self._request), self._receive, self._send)
         except Exception as error:
-            if not (isinstance(error, OSError) and self._connection.has_left):
+            if not (isinstance(error, OSError) and connection.has_left):
                 logger.exception("the ASGI application failed")
-        if not self._has_head and not self._connection.has_left:
+        if self._has_head or connection.has_left:
+            return
+        if self._fault is not None:
+            await connection.refuse(self._fault)
+        else:
             with suppress(OSError):
-                await self._connection.write(response_head(500, [(b"content-length", b"0")]), h11.EndOfMessage())
+                await connection.write(_head(500, [(b"content-length", b"0")]), h11.EndOfMessage())
 
     async def _receive(self) -> Message:
-        while not self._body_is_read and not self._is_over:
-            if self._connection.awaits_continue:
-                await self._connection.write(h11.InformationalResponse(status_code=100, headers=[]))
-            try:
-                event = await self._connection.next_event()
-            except h11.RemoteProtocolError:  # a broken body, or none: there will be no more of it
-                return {"type": "http.disconnect"}
-            if isinstance(event, h11.Data):
-                return {"type": "http.request", "body": bytes(event.data), "more_body": True}
-            self._body_is_read = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        # There is nothing to come but the end: of the response, or of the client.
-        while not self._is_over and not self._connection.has_too_much_ahead and await self._connection.read():
-            pass
-        if not self._connection.has_left:
-            await self._over.wait()
-        return {"type": "http.disconnect"}
+        connection = self._connection
+        if self._has_body or self._over.is_set() or self._fault is not None:
+            await self._wait_end()
+            return {"type": "http.disconnect"}
+        try:
+            if connection.http.they_are_waiting_for_100_continue:
+                await connection.write(h11.InformationalResponse(status_code=100, headers=[]))
+            event = await connection.next_event()
+        except h11.RemoteProtocolError as error:
+            self._fault = error
+            return {"type": "http.disconnect"}
+        except OSError:
+            return {"type": "http.disconnect"}
+        if isinstance(event, h11.Data):
+            return {"type": "http.request", "body": bytes(event.data), "more_body": True}
+        self._has_body = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def _wait_end(self) -> None:
+        """Wait until the response is over, or the client has left."""
+        connection = self._connection
+        while not self._over.is_set() and self._fault is None and await connection.read():
+            # What a client sends ahead is kept for its next requests, to a limit.
+            if len(connection.http.trailing_data[0]) > MAX_HEADER_BYTES:
+                await self._over.wait()
 
     async def _send(self, message: Message) -> None:
         match message["type"]:
             case "http.response.start" if self._start is None:
                 self._start = message  # goes out with the first piece of the body
-            case "http.response.body" if self._start is not None and not self._is_over:
-                await self._send_body(self._start, message.get("body", b""), is_last=not message.get("more_body", False))
+            case "http.response.body" if self._start is not None and not self._over.is_set():
+                is_last = not message.get("more_body", False)
+                await self._send_body(self._start, message.get("body", b""), is_last=is_last)
             case other:
                 raise RuntimeError(f"{other!r} is out of order")
 
@@ -337,20 +329,22 @@ class _Exchange:
             headers = list(start.get("headers", ()))
             if self._connection.is_retired:
                 headers.append((b"connection", b"close"))
-            events.append(response_head(start["status"], headers))
+            events.append(_head(start["status"], headers))
             self._has_head = True
         if body and self._request.method != b"HEAD" and start["status"] not in (204, 304):
             events.append(h11.Data(data=body))
         if is_last:
             events.append(h11.EndOfMessage())
-            self._is_over = True
             self._over.set()
         await self._connection.write(*events)
 
 
-def response_head(status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:
+def _head(status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:
     """The head of a response, with its reason and a date."""
     if not any(name == b"date" for name, _ in headers):
         headers = [*headers, (b"date", formatdate(usegmt=True).encode())]
-    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
-    return h11.Response(status_code=status, headers=headers, reason=phrase.encode())
+    try:
+        reason = HTTPStatus(status).phrase
+    except ValueError:
+        reason = ""
+    return h11.Response(status_code=status, headers=headers, reason=reason.encode())

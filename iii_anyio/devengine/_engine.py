@@ -72,6 +72,11 @@ class Engine(AsyncContextManagerMixin):
     def __repr__(self) -> str:
         return f"<Engine {self.url or 'in process'} {self._router!r}>"
 
+    @property
+    def connections(self) -> int:
+        """How many workers are connected, not counting the built-in ones."""
+        return sum(not session.is_in_process for session in self._connections)
+
     def connector(self) -> Connector:
         """A way to this engine without sockets: ``open_worker(connector=engine.connector())``."""
 
@@ -212,7 +217,8 @@ def open_engine(
     """
     if host not in LOOPBACK and not allow_remote:
         raise ValueError(
-            f"host {host!r} can be reached by others, and this engine checks no credentials; pass allow_remote=True"
+            f"host {host!r} can be reached by others, and this engine checks no credentials; "
+            "pass allow_remote=True (--allow-remote) if that is what you want"
         )
     del stream_port
     grace = namespace_grace if namespace_grace is not None else _grace_from_environment()

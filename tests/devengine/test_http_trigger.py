@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from iii_anyio._runtime.context import running_invocation
 from iii_anyio.devengine._routes import RouteError
 from iii_anyio.devengine.builtins.http import CorsOptions, GlobalMiddleware, HttpOptions, HttpTrigger
-from iii_anyio.errors import InvocationError, InvocationTimeoutError
+from iii_anyio.errors import EncodeError, InvocationError, InvocationTimeoutError
 from iii_anyio.trigger import TriggerConfig
 
 pytestmark = pytest.mark.anyio
@@ -138,7 +138,12 @@ class Client:
     sent: list[Any] = field(default_factory=list)
 
     async def request(
-        self, method: str, target: str, *, headers: dict[str, str] | None = None, chunks: list[bytes | None] | None = None
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: dict[str, str] | None = None,
+        chunks: list[bytes | None] | None = None,
     ) -> Answer | None:
         path, _, query = target.encode("latin-1").partition(b"?")
         scope = {
@@ -173,7 +178,9 @@ class Client:
         assert (start["type"], body["type"]) == ("http.response.start", "http.response.body")
         assert not body.get("more_body")
         return Answer(
-            start["status"], [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]], body["body"]
+            start["status"],
+            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]],
+            body["body"],
         )
 
 
@@ -451,7 +458,9 @@ async def test_all_calls_of_a_request_belong_to_one_trace_and_continue_the_clien
 
 
 async def test_the_order_of_a_request() -> None:  # H-4, H-15
-    functions = Functions(a=CONTINUE, b=CONTINUE, z=CONTINUE, late=CONTINUE, c=returns(None), r=CONTINUE, s=CONTINUE, h=OK)
+    functions = Functions(
+        a=CONTINUE, b=CONTINUE, z=CONTINUE, late=CONTINUE, c=returns(None), r=CONTINUE, s=CONTINUE, h=OK
+    )
     middleware = [
         GlobalMiddleware("z", priority=5),
         GlobalMiddleware("b"),
@@ -485,10 +494,14 @@ async def test_unmatched_requests_run_no_middleware() -> None:  # H-16
         ({"action": "respond", "response": {"status_code": "403", "body": "no"}}, 200, "no"),
     ],
 )
-async def test_middleware_lets_pass_or_responds(answer: Any, status: int, body: Any, is_global: bool) -> None:  # H-29, H-30, H-31
+async def test_middleware_lets_pass_or_responds(
+    answer: Any, status: int, body: Any, is_global: bool
+) -> None:  # H-29, H-30, H-31
     functions = Functions(h=OK, m=returns(answer), n=CONTINUE)
     ids = ["m", "n"]
-    app = HttpTrigger(functions, options=HttpOptions(middleware=[GlobalMiddleware(id) for id in ids] if is_global else []))
+    app = HttpTrigger(
+        functions, options=HttpOptions(middleware=[GlobalMiddleware(id) for id in ids] if is_global else [])
+    )
     await bind(app, "h", {"api_path": "h/:id", "middleware_function_ids": [] if is_global else ids}, metadata={"m": 1})
     response = await ask(app, "GET", "/h/7?q=1", headers={"host": "x"})
     assert (response.status, response.json) == (status, body)
@@ -712,7 +725,14 @@ async def test_one_request_too_many_at_once_is_503() -> None:  # H-50, enforced
 
 
 @pytest.mark.parametrize(
-    "options", [{"default_timeout": 0}, {"default_timeout": float("nan")}, {"concurrency_limit": 0}, {"max_body": -1}]
+    "options",
+    [
+        {"default_timeout": 0},
+        {"default_timeout": float("inf")},
+        {"default_timeout": float("nan")},
+        {"concurrency_limit": 0},
+        {"max_body": -1},
+    ],
 )
 async def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
@@ -728,6 +748,16 @@ async def test_what_goes_wrong_inside_is_a_500_and_logged(result: Any, caplog: p
     answer = await ask(app, "GET", "/h")
     assert (answer.status, answer.json["error"]["code"]) == (500, "internal_error")
     assert any(record.exc_info for record in caplog.records)
+
+
+async def test_a_body_that_no_message_can_carry_is_a_failure_of_the_call(caplog: pytest.LogCaptureFixture) -> None:
+    async def refuse(_payload: Any) -> Any:
+        raise EncodeError("data.body: nested deeper than 127 levels")
+
+    answer = await ask(await serving(Functions(h=refuse), "h"), "GET", "/h")
+    assert (answer.status, answer.json["error"]["code"]) == (500, "invalid_payload")
+    assert "nested deeper" in answer.json["error"]["message"]
+    assert warnings(caplog) == []
 
 
 async def test_a_client_that_left_before_its_response_raises_nothing() -> None:

@@ -20,7 +20,7 @@ from uuid import uuid4
 from anyio import Event, create_task_group, current_time, move_on_after, sleep_forever
 
 from ..._runtime.context import Invocation, current
-from ...errors import MAX_MESSAGE_BYTES, InvocationError, InvocationTimeoutError
+from ...errors import MAX_MESSAGE_BYTES, EncodeError, InvocationError, InvocationTimeoutError
 from ...trigger import TriggerConfig, TriggerHandler
 from .._http_messages import (
     ChannelRef,
@@ -51,9 +51,9 @@ from .._http_messages import (
 from .._routes import Match, Route, RouteTable
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
 
     from ...abc import Invoker
+    from .._asgi_server import Receive, Scope, Send
 
 __all__ = ("CorsOptions", "GlobalMiddleware", "HttpOptions", "HttpTrigger")
 
@@ -102,8 +102,8 @@ class HttpTrigger(TriggerHandler[Any]):
         self, iii: Invoker, *, options: HttpOptions | None = None, create_channel: CreateChannel | None = None
     ) -> None:
         options = options if options is not None else HttpOptions()
-        if not options.default_timeout > 0:
-            raise ValueError(f"default_timeout must be more than 0 seconds, not {options.default_timeout}")
+        if not 0 < options.default_timeout < math.inf:
+            raise ValueError(f"default_timeout must be a number of seconds above 0, not {options.default_timeout}")
         if options.concurrency_limit < 1 or options.max_body < 0:
             raise ValueError("concurrency_limit must be at least 1 and max_body at least 0")
         self._iii = iii
@@ -222,7 +222,11 @@ class HttpTrigger(TriggerHandler[Any]):
         return self._create_channel()
 
     async def call(self, function_id: str, payload: object, namespace: str, metadata: Any = None) -> Any:
-        """Call a function. It gets longer than the request: only the request's own limit ends it (H-52)."""
+        """Call a function. It gets longer than the request: only the request's own limit ends it (H-52).
+
+        Raises:
+            InvocationError: What the call came to; ``invalid_payload`` for a body nested too deep for a message.
+        """
         request = {
             "function_id": function_id,
             "payload": payload,
@@ -231,7 +235,10 @@ class HttpTrigger(TriggerHandler[Any]):
         }
         if metadata is not None:
             request["metadata"] = metadata
-        return await self._iii.trigger_async(request)
+        try:
+            return await self._iii.trigger_async(request)
+        except EncodeError as error:
+            raise InvocationError("invalid_payload", str(error), function_id) from error
 
     def hint(self, route: Route) -> None:
         """Say once per trigger that its results are no responses (H-38)."""
