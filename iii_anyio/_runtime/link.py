@@ -57,6 +57,7 @@ class Link:
         self._changed = changed
         self._scope = CancelScope()
         self._is_finishing = False
+        self._is_writing = False
         self.cause: LinkClosed | None = None
         self.has_joined = False
         self._join_deadline = current_time() + join_timeout
@@ -70,7 +71,10 @@ class Link:
     def finish(self) -> None:
         """Write what is in the outbox, then close. Returns at once."""
         self._is_finishing = True
-        if not self._session.has_outgoing:
+        self._end_if_written()
+
+    def _end_if_written(self) -> None:
+        if self._is_finishing and not self._is_writing and not self._session.has_outgoing:
             self._scope.cancel()
 
     async def run(self) -> None:
@@ -123,9 +127,11 @@ class Link:
 
     async def _write(self) -> None:
         while True:
-            await self._wire.send(await self._outbox.take())
-            if self._is_finishing and not self._session.has_outgoing:
-                return
+            texts = await self._outbox.take()
+            self._is_writing = True
+            await self._wire.send(texts)
+            self._is_writing = False
+            self._end_if_written()
 
     async def _beat(self) -> None:
         liveness = self.liveness
