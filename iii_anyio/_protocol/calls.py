@@ -175,7 +175,7 @@ class CallTable:
 
     def expire(self, now: float) -> list[Call]:
         """End every call whose time is up with TIMEOUT (P-29); returns them."""
-        expired = []
+        expired: list[Call] = []
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].is_done):
             call = heapq.heappop(self._deadlines)[2]
             if call.is_done:

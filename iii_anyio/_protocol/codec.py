@@ -1,42 +1,22 @@
-"""Text ↔ ``Message``: the shape of every message on the wire, from one table. Below it: JSON text; above: the session.
+"""Text ↔ ``Message``. Below: the table of fields, and JSON text; above: the session.
 
 Both directions keep the same rules (§4.1): what ``decode`` would refuse of a peer, ``encode`` refuses of us, as the
 engine drops it without a word (G-2). The exception is the error of an invocation's result: a malformed one still ends
 the call it belongs to (P-31), so ``decode`` takes it.
 
-The two messages of an invocation are written and read by hand, the others by the table.
+The two messages of an invocation are written and read by hand, the others by the table, to the same rules.
 """
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, TypeGuard, cast
+from collections.abc import Iterable
+from typing import Any, Final
 
 from ..errors import MAX_MESSAGE_BYTES, DecodeError, EncodeError, payload_too_large
+from .fields import ERROR, FIELDS, Field, is_error_body, is_text, wrong
 from .jsontext import from_json, to_json
-from .messages import (
-    ABSENT,
-    ErrorMessage,
-    InvocationResult,
-    InvokeFunction,
-    Message,
-    Ping,
-    Pong,
-    Reattach,
-    RegisterFunction,
-    RegisterService,
-    RegisterTrigger,
-    RegisterTriggerType,
-    RegistrationRejected,
-    TriggerRegistrationResult,
-    Unknown,
-    UnregisterFunction,
-    UnregisterTrigger,
-    UnregisterTriggerType,
-    WorkerRegistered,
-)
+from .messages import ABSENT, InvocationResult, InvokeFunction, Message, Unknown
 
 __all__ = ("canonical_uuid", "decode", "encode", "from_json", "is_error_body", "is_uuid", "to_json")
 
@@ -58,7 +38,7 @@ def encode(message: Message) -> bytes:
         fields = _write_result(message)
         text = to_json(fields, "result" in fields and message.result is None)
     elif isinstance(message, Unknown):
-        text = to_json({"type": message.type, **message.fields, "type": message.type})
+        text = to_json({"type": message.type} | message.fields | {"type": message.type})
     else:
         text = to_json(_write(message))
     if len(text) > MAX_MESSAGE_BYTES:
@@ -74,10 +54,10 @@ def decode(text: bytes | bytearray | memoryview) -> Message:
     Raises:
         DecodeError: No JSON object with a ``type``, a field missing or of a wrong type, or more than 127 levels.
     """
-    fields = from_json(text)
-    if type(fields) is not dict:
+    fields: Any = from_json(text)
+    if fields.__class__ is not dict:
         raise DecodeError("not a message: JSON, but no object")
-    kind: object = fields.pop("type", None)
+    kind: Any = fields.pop("type", None)
     if kind == "invokefunction":
         return _read_invoke(fields)
     if kind == "invocationresult":
@@ -88,21 +68,7 @@ def decode(text: bytes | bytearray | memoryview) -> Message:
     return Unknown(kind, fields) if cls is None else _read(cls, fields)
 
 
-def is_error_body(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether a value is an error as the engine reads it: ``code``, ``message``, perhaps ``stacktrace`` (§4.4)."""
-    if not isinstance(value, dict):
-        return False
-    body = cast("dict[str, Any]", value)
-    return (
-        isinstance(body.get("code"), str)
-        and isinstance(body.get("message"), str)
-        and _is_none_or_text(body.get("stacktrace"))
-    )
-
-
-_UUID: Final = re.compile(
-    r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.IGNORECASE | re.ASCII
-)
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.IGNORECASE)
 
 
 def is_uuid(text: str) -> bool:
@@ -125,194 +91,7 @@ def canonical_uuid(text: str) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-# ---------------------------------------------------------------- what a field may be
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_none_or_text(value: object) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_text, cast("list[object]", value)))
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_present(value: object) -> bool:
-    return value is not ABSENT
-
-
-def _is_action(value: Any) -> bool:
-    """§5.3: any other tag makes the frame undecodable."""
-    if not isinstance(value, dict):
-        return False
-    action = cast("dict[str, object]", value)
-    kind = action.get("type")
-    return kind == "void" or (kind == "enqueue" and isinstance(action.get("queue"), str))
-
-
-_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_AUTH_KEYS: Final = {"hmac": ("secret_key",), "bearer": ("token_key",), "api_key": ("header", "value_key")}
-
-
-def _is_http(value: object) -> bool:
-    """§10. ``headers`` and ``method`` may be absent but not null (§4.1)."""
-    if not isinstance(value, dict):
-        return False
-    http = cast("dict[str, Any]", value)
-    headers, timeout, auth = http.get("headers", {}), http.get("timeout_ms"), http.get("auth")
-    return (
-        isinstance(http.get("url"), str)
-        and http.get("method", "POST") in _METHODS
-        and isinstance(headers, dict)
-        and all(isinstance(header, str) for header in cast("dict[str, Any]", headers).values())
-        and (timeout is None or _is_count(timeout))
-        and (auth is None or _is_auth(auth))
-    )
-
-
-def _is_auth(value: object) -> bool:
-    if not isinstance(value, dict):
-        return False
-    auth = cast("dict[str, object]", value)
-    kind = auth.get("type")
-    keys = _AUTH_KEYS.get(kind) if isinstance(kind, str) else None
-    return keys is not None and all(isinstance(auth.get(key), str) for key in keys)
-
-
-def _never(value: object) -> bool:  # noqa: ARG001
-    return False
-
-
-def _is_none(value: object) -> bool:
-    return value is None
-
-
-class _Field(NamedTuple):
-    """One field of a message on the wire."""
-
-    name: str
-    accepts: Callable[[Any], bool]
-    expected: str
-    """What it accepts, for the sentence of an error."""
-    required: bool = False
-    absent: Any = None
-    """What stands in the message for a field that is not on the wire."""
-    is_empty: Callable[[Any], bool] = _is_none
-    """Which values of the wire mean the same as none."""
-
-
-def _required(name: str) -> _Field:
-    return _Field(name, _is_text, "a string", required=True, is_empty=_never)
-
-
-def _text(name: str) -> _Field:
-    return _Field(name, _is_text, "a string")
-
-
-def _object(name: str) -> _Field:
-    return _Field(name, _is_object, "an object")
-
-
-def _value(name: str, *, required: bool = False) -> _Field:
-    """Any JSON, where null is a value."""
-    return _Field(name, _is_present, "present", required, absent=ABSENT, is_empty=_never)
-
-
-_ERROR: Final = _Field("error", is_error_body, 'an object with the strings "code" and "message"')
-
-_FIELDS: Final[dict[type[Any], tuple[_Field, ...]]] = {
-    WorkerRegistered: (
-        _required("worker_id"),
-        _text("reattach_token"),
-        _Field("features", _is_texts, "a list of strings"),
-    ),
-    RegistrationRejected: (
-        _required("code"),
-        _text("namespace"),
-        _text("worker_name"),
-        _text("function_id"),
-        _text("owner_worker_id"),
-    ),
-    ErrorMessage: (_ERROR._replace(required=True, is_empty=_never),),
-    Reattach: (_required("previous_worker_id"), _text("reattach_token")),
-    RegisterFunction: (
-        _required("id"),
-        _text("description"),
-        _value("request_format"),
-        _value("response_format"),
-        _value("metadata"),
-        _Field("invocation", _is_http, "an HTTP function: url, and perhaps method, headers, timeout_ms, auth"),
-        _object("observe"),
-    ),
-    UnregisterFunction: (_required("id"),),
-    RegisterTriggerType: (
-        _required("id"),
-        _required("description"),
-        _value("trigger_request_format"),
-        _value("call_request_format"),
-        _text("namespace"),
-    ),
-    UnregisterTriggerType: (_required("id"), _text("namespace")),
-    RegisterTrigger: (
-        _required("id"),
-        _required("trigger_type"),
-        _required("function_id"),
-        _value("config", required=True),
-        _value("metadata"),
-        _text("namespace"),
-        _text("trigger_namespace"),
-    ),
-    UnregisterTrigger: (_required("id"), _text("trigger_type")),
-    TriggerRegistrationResult: (
-        _required("id"),
-        _text("trigger_type"),
-        _text("function_id"),
-        _ERROR._replace(absent=ABSENT, is_empty=operator.not_),
-    ),
-    RegisterService: (
-        _required("id"),
-        _text("name")._replace(is_empty=_never),  # §4.1: absent, but not null
-        _text("description"),
-        _text("parent_service_id"),
-    ),
-    InvokeFunction: (
-        _required("function_id"),
-        _value("data", required=True),
-        _text("invocation_id"),
-        _value("metadata"),
-        _text("traceparent"),
-        _text("baggage"),
-        _Field("action", _is_action, '{"type": "void"} or {"type": "enqueue", "queue": a string}'),
-        _text("namespace"),
-        _object("caller"),
-        _Field("observe_depth", _is_count, "an integer, not negative"),
-        _object("activation"),
-    ),
-    InvocationResult: (
-        _required("invocation_id"),
-        _required("function_id"),
-        _value("result"),
-        # A malformed one is the caller's to report (P-31); ``_check`` refuses ours.
-        _Field("error", _is_present, "present", absent=ABSENT, is_empty=operator.not_),
-        _text("traceparent"),
-        _text("baggage"),
-    ),
-    Ping: (),
-    Pong: (),
-}
-
-_CLASSES: Final[dict[str, type[Any]]] = {cls.type: cls for cls in _FIELDS}
+_CLASSES: Final[dict[str, type[Any]]] = {cls.type: cls for cls in FIELDS}
 
 
 # ---------------------------------------------------------------- by the table
@@ -320,17 +99,17 @@ _CLASSES: Final[dict[str, type[Any]]] = {cls.type: cls for cls in _FIELDS}
 
 def _write(message: Any) -> dict[str, Any]:
     """The fields of a message as they go on the wire."""
-    return _add({"type": message.type}, message, _FIELDS[type(message)])
+    return _add({"type": message.type}, message, FIELDS[type(message)])
 
 
-def _add(fields: dict[str, Any], message: Any, described: Iterable[_Field]) -> dict[str, Any]:
+def _add(fields: dict[str, Any], message: Any, described: Iterable[Field]) -> dict[str, Any]:
     """Write these fields of a message, and those it carries unknown."""
     for field in described:
         value = getattr(message, field.name)
         if not field.required and (value is field.absent or field.is_empty(value)):
             continue
         if not field.accepts(value):
-            raise EncodeError(_wrong(message.type, field, value))
+            raise EncodeError(wrong(message.type, field, value))
         fields[field.name] = value
     if message.extra:
         for name, value in message.extra.items():
@@ -341,35 +120,29 @@ def _add(fields: dict[str, Any], message: Any, described: Iterable[_Field]) -> d
 def _read(cls: type[Any], fields: dict[str, Any]) -> Message:
     """Make a message of the fields on the wire; takes them out."""
     values: dict[str, Any] = {}
-    for field in _FIELDS[cls]:
+    for field in FIELDS[cls]:
         value = fields.pop(field.name, ABSENT)
         if value is ABSENT and not field.required:
             continue
         if not field.is_empty(value):
             if not field.accepts(value):
-                raise DecodeError(_wrong(cls.type, field, value))
+                raise DecodeError(wrong(cls.type, field, value))
             values[field.name] = value
     message: Message = cls(**values, extra=fields or None)
     return message
 
 
-def _wrong(kind: str, field: _Field, value: object) -> str:
-    if value is ABSENT:
-        return f"{kind}: {field.name} is missing"
-    return f"{kind}: {field.name} must be {field.expected}; this {type(value).__name__} is not"
-
-
 # ---------------------------------------------------------------- by hand
 
-_BY_NAME: Final = {cls: {field.name: field for field in _FIELDS[cls]} for cls in (InvokeFunction, InvocationResult)}
-_RARE: Final = _FIELDS[InvokeFunction][6:]
+_BY_NAME: Final = {cls: {field.name: field for field in FIELDS[cls]} for cls in (InvokeFunction, InvocationResult)}
+_RARE: Final = FIELDS[InvokeFunction][6:]
 _TEXT_OR_NONE: Final = (str, type(None))
 
 
 def _write_invoke(message: InvokeFunction) -> dict[str, Any]:
     function_id = message.function_id
     fields: dict[str, Any] = {"type": "invokefunction", "function_id": function_id, "data": message.data}
-    plain = type(function_id) is str
+    plain = type(function_id) is str and message.data is not ABSENT
     if (text := message.invocation_id) is not None:
         fields["invocation_id"] = text
         plain &= type(text) is str
@@ -419,9 +192,9 @@ def _check(message: InvokeFunction | InvocationResult, fields: dict[str, Any]) -
     """Refuse fields of a wrong type."""
     by_name = _BY_NAME[type(message)]
     for name, value in fields.items():
-        field = _ERROR if name == "error" else by_name.get(name)
+        field = ERROR if name == "error" else by_name.get(name)
         if field is not None and not field.accepts(value):
-            raise EncodeError(_wrong(message.type, field, value))
+            raise EncodeError(wrong(message.type, field, value))
 
 
 def _read_invoke(fields: dict[str, Any]) -> Message:
@@ -457,9 +230,11 @@ def _read_rest(message: InvokeFunction | InvocationResult, fields: dict[str, Any
         field = by_name.get(name)
         if field is None:
             extra[name] = value
+        elif type(value) is str and field.accepts is is_text:
+            setattr(message, name, value)
         elif not field.is_empty(value):
             if not field.accepts(value):
-                raise DecodeError(_wrong(message.type, field, value))
+                raise DecodeError(wrong(message.type, field, value))
             setattr(message, name, value)
     if extra:
         message.extra = extra

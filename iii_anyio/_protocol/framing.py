@@ -319,7 +319,7 @@ class Framing:
             if opcode == _TEXT:
                 # P-05: cut on a character boundary. A character has at most three continuation bytes; what has more
                 # is no text, and any place is as good as another.
-                while message[stop] & 0xC0 == 0x80 and stop > start + FRAGMENT - 4:
+                while message[stop] & 0xC0 == 0x80 and stop > start + FRAGMENT - 3:
                     stop -= 1
             yield self._frame(first, message[start:stop])
             start, first = stop, _CONTINUATION

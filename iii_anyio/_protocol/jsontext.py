@@ -13,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 import pydantic_core
@@ -62,8 +62,8 @@ def to_json(value: object, nulls: int = 0) -> bytes:
             return text
         # orjson writes null for NaN and Infinity, pydantic-core their names: the texts are the same if there are none.
         # (rfind takes half the time of find and in)
-        if text.rfind(b"null") >= 0 and text.count(b"null") > nulls and not _is_written_alike(value, text):
-            fault = _find_fault(value)
+        if text.rfind(b"null") >= 0 and text.count(b"null") > nulls:
+            fault = None if _is_written_alike(value, text) else _find_fault(value)
             if fault is not None:
                 raise EncodeError(fault)
     if _may_be_deep(text) and _is_too_deep(text):
@@ -77,10 +77,8 @@ def from_json(data: bytes | bytearray | memoryview | str) -> Any:
     Raises:
         DecodeError: Not JSON, not UTF-8, a number no double can hold, or more than 127 levels.
     """
-    if isinstance(data, str):
-        data = data.encode("utf-8", "surrogatepass")
-    elif not isinstance(data, bytes):
-        data = bytes(data)
+    if not isinstance(data, bytes):
+        data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
     try:
         value = orjson.loads(data) if len(data) < _LARGE else _from_large_json(data)
     except ValueError as error:
@@ -137,8 +135,9 @@ def _is_small_and_plain(value: object) -> bool:
         left -= len(node)
         if left < 0:
             return False
-        for part in node.values() if type(node) is dict else node:
-            kind = type(part)
+        parts: Iterable[Any] = node.values() if node.__class__ is dict else node
+        for part in parts:
+            kind = part.__class__
             if kind is str or part is None or kind is bool:
                 continue
             if kind is dict or kind is list or kind is tuple:
@@ -214,27 +213,31 @@ def _find_fault(value: object) -> str | None:
     while todo:
         place = todo.pop()
         try:
-            node = _unwrapped(place.value)
+            node: Any = _unwrapped(place.value)
         except Exception as error:  # noqa: BLE001 - a serializer of the user's; the sentence carries it
             return f"{place} cannot be serialized: {error}"
         parts: Iterable[tuple[str, Any]]
         if isinstance(node, dict):
-            for key in node:
+            members = cast("dict[object, Any]", node)
+            for key in members:
                 fault = _fault_of_key(key)
                 if fault is not None:
                     return f"a key of {place} {fault}"
-            parts = [(_key_name(key), part) for key, part in node.items()]
+            parts = [(_key_name(key), part) for key, part in members.items()]
         elif isinstance(node, (list, tuple, set, frozenset, deque)):
-            parts = [(f"[{index}]", part) for index, part in enumerate(node)]
+            items = cast("Iterable[Any]", node)
+            parts = [(f"[{index}]", part) for index, part in enumerate(items)]
         else:
             fault = _fault_of_scalar(node)
             if fault is not None:
                 return f"{place} {fault}"
             continue
         if place.depth >= MAX_DEPTH:
-            same = [ancestor for ancestor in _ancestors(place) if ancestor.value is place.value]
-            if same:
-                return f"{same[-1]} contains itself; JSON has no references"
+            way = [place, *_ancestors(place)]
+            times = Counter(id(step.value) for step in way)
+            for step in reversed(way):
+                if times[id(step.value)] > 1:
+                    return f"{step} contains itself; JSON has no references"
             return (
                 f"{place} is nested too deep: the engine drops a message of more than {MAX_DEPTH} levels, "
                 "itself included. Flatten the value, or send a part of it as a string"
@@ -255,7 +258,10 @@ def _fault_of_scalar(value: Any) -> str | None:
         except OverflowError:
             return "is an integer that no double can hold, and the engine reads it as one. Send it as a string"
     elif _is_refused_by_pydantic(value):
-        return f"is of type {_type_name(value)}, which JSON cannot carry as it is. Make it of dicts, lists, strings and numbers"
+        return (
+            f"is of type {_type_name(value)}, which JSON cannot carry as it is. "
+            "Make it of dicts, lists, strings and numbers"
+        )
     return None
 
 
@@ -280,7 +286,7 @@ def _unwrapped(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     # Models and pydantic's dataclasses, without importing pydantic.
-    serializer = getattr(type(value), "__pydantic_serializer__", None)
+    serializer = getattr(value.__class__, "__pydantic_serializer__", None)
     if isinstance(serializer, pydantic_core.SchemaSerializer):
         return serializer.to_python(value, by_alias=True, warnings=False)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -308,4 +314,5 @@ def _key_name(key: object) -> str:
 
 
 def _type_name(value: object) -> str:
-    return type(value).__qualname__
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

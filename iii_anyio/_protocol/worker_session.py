@@ -197,13 +197,16 @@ class WorkerSession:
         self.revision += 1
 
     def withdraw(self, registration: Registration) -> None:
-        """Send the withdrawal of a registration that this link has seen."""
-        if self.phase not in {Phase.JOINING, Phase.JOINED} or registration.link != self.link:
+        """Send the withdrawal of a registration, unless a successor has replaced it at the engine (§5.1) already.
+
+        It names only the id, and the engine ignores one that it does not know. So it is sent even if this registration
+        was never announced: one that it replaced may have been.
+        """
+        if self.phase not in {Phase.JOINING, Phase.JOINED}:
             return
-        successor = self.registry.current(registration)
-        if successor is not None and successor is not registration and successor.link == self.link:
-            return  # it has replaced this one at the engine (§5.1), and the withdrawal names only the id
-        self._put(registration.unregister)
+        current = self.registry.current(registration)
+        if current is None or current is registration or current.link != self.link:
+            self._put(registration.unregister)
 
     # -- readiness -----------------------------------------------------------------------------------------------
 

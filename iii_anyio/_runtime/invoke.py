@@ -5,20 +5,20 @@ from __future__ import annotations
 import inspect
 import threading
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from anyio import CapacityLimiter, get_cancelled_exc_class, to_thread
 
 from .._protocol.messages import InvocationResult, InvokeFunction
 from ..errors import EncodeError, InvocationError
+from . import binding as binding_module
 
 if TYPE_CHECKING:
     from .binding import Binding
 
 __all__ = ("error_body", "failure", "is_handler_thread", "run_handler")
 
-_PACKAGE: Final = str(Path(__file__).resolve().parent.parent)
+_CALLERS: Final = frozenset({__file__, binding_module.__file__})
 _thread: Final = threading.local()
 
 
@@ -88,7 +88,9 @@ def error_body(exc: BaseException, code: str) -> dict[str, str]:
 
 
 def _stacktrace(exc: BaseException) -> str:
-    frames = exc.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_PACKAGE) and frames.tb_next is not None:
-        frames = frames.tb_next  # start at the handler, not in this package
-    return "".join(traceback.format_exception(type(exc), exc, frames))
+    start = frames = exc.__traceback__
+    while frames is not None:
+        if frames.tb_frame.f_code.co_filename in _CALLERS:
+            start = frames.tb_next or start  # the trace starts at the handler, not with who called it
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(exc), exc, start))

@@ -6,10 +6,10 @@ telemetry, by the ``Connector`` made here. Import it late: httpx and what it bri
 
 from __future__ import annotations
 
-import socket
+import re
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -19,14 +19,14 @@ import anyio.abc
 import httpcore
 import httpx
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, move_on_after, to_thread
-from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 from httpx_ws import AsyncWebSocketClient, WebSocketUpgradeError
 from websockets.utils import accept_key
 
 from .._protocol.framing import MAX_MESSAGE, Framing
 from ..errors import ConnectError
-from .websocket import CLOSE_TIMEOUT, WebSocketWire
+from . import reasons
+from .websocket import CLOSE_TIMEOUT, WebSocketWire, raw_socket
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,19 +35,8 @@ __all__ = ("handshake_headers", "websocket_connector")
 
 MAX_LEADING: Final = 1_048_576
 _HANDSHAKE: Final = "waiting for the answer to the WebSocket handshake"
-_HINTS: Final = {
-    200: "this is an HTTP server; the engine's worker listener is another port, 49134 unless configured otherwise",
-    400: "the peer did not take this for a WebSocket handshake",
-    401: "check III_TOKEN or InitOptions(headers=...)",
-    403: "check III_TOKEN or InitOptions(headers=...)",
-    404: "there is nothing at this path; check the address",
-    407: "the proxy wants credentials; put them into its URL",
-    426: "the peer does not speak this WebSocket version",
-    429: "too many connections or requests",
-    502: "a proxy cannot reach the engine",
-    503: "the engine or a proxy in front of it is not ready, or has too many connections",
-    504: "a proxy cannot reach the engine",
-}
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[\t -~]*")
 _CONNECT_ERRORS = (
     httpx.HTTPError,
     httpcore.NetworkError,
@@ -121,15 +110,12 @@ class _Target:
         self.shown = _shown(url)
         self.is_secure = url.scheme == "wss"
         self.url = url
-        try:
-            self.headers = httpx.Headers(dict(headers or {}))
-        except UnicodeEncodeError:
-            raise ValueError("a handshake header is not ASCII") from None
-        if proxy is None:
-            proxy = _proxy_from_environment(url)
-        self.proxy = httpx.Proxy(proxy) if proxy else None
-        if self.proxy is not None and self.proxy.url.scheme not in {"http", "https"}:
-            raise ValueError(f"{self.proxy.url.scheme} proxies are not supported; give an HTTP proxy, or '' for none")
+        for name, value in (headers or {}).items():
+            # Values may be secret: not even an error may show one.
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                raise ValueError(f"handshake header {name!r} has a character that headers must not have")
+        self.headers = httpx.Headers({name: value.strip() for name, value in (headers or {}).items()})
+        self.proxy = _proxy(_proxy_from_environment(url) if proxy is None else proxy)
         self.timeout = timeout
         self.max_message = max_message
         self.tls: ssl.SSLContext | None = None
@@ -197,7 +183,7 @@ class _Connection:
         return WebSocketWire(
             stream,
             Framing(is_client=True, max_message=target.max_message),
-            socket=stream.extra(SocketAttribute.raw_socket),
+            socket=raw_socket(stream),
             leading=leading,
         )
 
@@ -224,12 +210,13 @@ class _Session:
 
     def check(self) -> None:
         """Check the answer as RFC 6455 4.1 demands."""
-        answer = self._response.headers
-        if answer.get("sec-websocket-accept") != accept_key(self._response.request.headers["sec-websocket-key"]):
+        request, answer = self._response.request.headers, self._response.headers
+        if answer.get("sec-websocket-accept") != accept_key(request["sec-websocket-key"]):
             raise httpx.RemoteProtocolError("its Sec-WebSocket-Accept does not match; is a cache in between?")
-        for name in ("sec-websocket-extensions", "sec-websocket-protocol"):
-            if name in answer:
-                raise httpx.RemoteProtocolError(f"it chose a {name} that was not offered")
+        if "sec-websocket-extensions" in answer:
+            raise httpx.RemoteProtocolError("it chose an extension, and none was offered")
+        if "sec-websocket-protocol" in answer and "sec-websocket-protocol" not in request:
+            raise httpx.RemoteProtocolError("it chose a subprotocol, and none was offered")
 
 
 class _Transport(httpx.AsyncBaseTransport):
@@ -253,23 +240,16 @@ class _Transport(httpx.AsyncBaseTransport):
                 request.method, _url(self._origin, request.url.raw_path), headers=request.headers.raw, extensions={}
             )
         )
+        # Nobody reads the body of an answer that is no 101.
         return httpx.Response(
             response.status,
             headers=response.headers,
-            stream=_NoBody(),
-            extensions={"network_stream": _network_stream(response)},
+            stream=httpx.AsyncByteStream(),
+            extensions=cast("Any", response).extensions,
         )
 
     async def aclose(self) -> None:
         await self._connection.aclose()
-
-
-class _NoBody(httpx.AsyncByteStream):
-    """Nobody reads the body of an answer that is no 101."""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        return
-        yield b""
 
 
 class _Network(httpcore.AsyncNetworkBackend):
@@ -310,7 +290,7 @@ class _Network(httpcore.AsyncNetworkBackend):
             httpcore.Request("CONNECT", _url(origin, goal.encode()), headers=headers)
         )
         if not 200 <= answer.status < 300:
-            raise httpx.ProxyError(f"the proxy answered {answer.status}: {_HINTS.get(answer.status, 'it refuses')}")
+            raise httpx.ProxyError(f"the proxy answered {answer.status}: {reasons.of_answer(answer.status)}")
         self.stage = _HANDSHAKE
         return stream
 
@@ -363,11 +343,6 @@ class _NetworkStream(httpcore.AsyncNetworkStream):
         return _NetworkStream(network, network.stream)
 
 
-def _network_stream(response: httpcore.Response) -> httpcore.AsyncNetworkStream:
-    stream: httpcore.AsyncNetworkStream = cast("Any", response).extensions["network_stream"]
-    return stream
-
-
 def _url(origin: httpcore.Origin, target: bytes) -> httpcore.URL:
     return httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=target)
 
@@ -380,16 +355,28 @@ def _tls_context(verify: bool) -> ssl.SSLContext:
     return context
 
 
-def _proxy_from_environment(url: httpx.URL) -> str | None:
+def _proxy(address: str) -> httpx.Proxy | None:
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL:
+        raise ValueError("not a URL of a proxy") from None
+    if not address:
+        return None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ValueError(f"{url.scheme or 'unknown'} proxies are not supported: give an HTTP proxy, or '' for none")
+    return httpx.Proxy(url)
+
+
+def _proxy_from_environment(url: httpx.URL) -> str:
     try:
         is_local = ip_address(url.host).is_loopback
     except ValueError:
         is_local = url.host == "localhost"
     if is_local or proxy_bypass(f"{url.host}:{url.port}" if url.port is not None else url.host):
-        return None
+        return ""
     proxies = getproxies()
     names = ("wss", "https", "all") if url.scheme == "wss" else ("ws", "http", "all")
-    return next((proxies[name] for name in names if proxies.get(name)), None)
+    return next((proxies[name] for name in names if proxies.get(name)), "")
 
 
 def _shown(url: httpx.URL) -> str:
@@ -400,42 +387,13 @@ def _shown(url: httpx.URL) -> str:
 
 
 def _explain(exc: BaseException, target: _Target) -> str:
-    """What happened and what to check, in one line."""
     if isinstance(exc, WebSocketUpgradeError):
-        response = exc.response
-        status = response.status_code
-        if response.has_redirect_location:
-            hint = f"it sends us to {_shown(httpx.URL(response.headers['location']))}; use that address"
-        else:
-            hint = _HINTS.get(status, "it is no WebSocket endpoint, or refuses us")
-        return f"the peer answered {status} {response.reason_phrase}: {hint}"
+        answer = exc.response
+        if answer.has_redirect_location:
+            return f"the peer sends us to {_shown(target.url.join(answer.headers['location']))}; use that address"
+        return f"the peer answered {answer.status_code} {answer.reason_phrase}: {reasons.of_answer(answer.status_code)}"
     if isinstance(exc, httpx.ProxyError):
         return str(exc)
     if isinstance(exc, httpx.RemoteProtocolError | httpcore.RemoteProtocolError):
-        return f"the peer does not speak WebSocket here: {exc}"
-    causes = list(_causes(exc))
-    for cause in causes:
-        match cause:
-            case ssl.SSLCertVerificationError():
-                return f"its certificate is not accepted: {cause.verify_message}; see verify_tls"
-            case ssl.SSLError():
-                return f"TLS failed: {cause.reason or cause}; does the peer speak plain ws://?"
-            case socket.gaierror():
-                return f"the host name cannot be resolved: {cause.strerror}"
-            case ConnectionRefusedError():
-                return "connection refused; is the engine running, and is this its port?"
-            case _:
-                pass
-    said = next((str(cause) for cause in reversed(causes) if str(cause)), type(exc).__name__)
-    via = " through the proxy" if target.proxy is not None else ""
-    return f"the connection{via} failed: {said}"
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    """The exception and what led to it, nearest first."""
-    while exc is not None:
-        yield exc
-        if isinstance(exc, BaseExceptionGroup):
-            for member in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
-                yield from _causes(member)
-        exc = exc.__cause__ or exc.__context__
+        return f"the peer does not speak WebSocket here, or not {target.url.scheme}: {exc}"
+    return reasons.of_failure(exc, through_proxy=target.proxy is not None)

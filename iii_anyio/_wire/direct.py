@@ -27,8 +27,8 @@ class _Pipe:
         self.items: deque[bytes] = deque()
         self.limit = limit
         self.closed: tuple[int, str] | None = None
-        self.readable: anyio.Event | None = None  # made by who waits
-        self.writable: anyio.Event | None = None
+        self.readable: anyio.Event | None = None  # made by the reader when it waits
+        self.writable: anyio.Event | None = None  # made by the first sender that waits
 
     def wake(self) -> None:
         """Let both sides look again."""
@@ -80,8 +80,7 @@ class DirectWire:
                 return messages
             if inbox.closed is not None:
                 raise LinkClosed(*inbox.closed)
-            if inbox.readable is None:
-                inbox.readable = anyio.Event()
+            inbox.readable = anyio.Event()
             await inbox.readable.wait()
 
     async def send(self, batch: Sequence[bytes]) -> None:

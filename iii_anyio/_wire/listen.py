@@ -30,7 +30,7 @@ from websockets.server import ServerProtocol
 
 from .._protocol.framing import MAX_MESSAGE, MAX_SENT_FRAME, Framing
 from ..errors import LinkClosed
-from .websocket import CLOSE_TIMEOUT, WebSocketWire
+from .websocket import CLOSE_TIMEOUT, WebSocketWire, raw_socket
 
 __all__ = ("Accepted", "serve_websockets")
 
@@ -88,9 +88,7 @@ class Accepted:
         """
         self._answering()
         # A worker may write right behind its request; the bytes came with the head.
-        self._wire = WebSocketWire(
-            self._stream, self._framing, socket=self._stream.extra(SocketAttribute.raw_socket), leading=self._leading
-        )
+        self._wire = WebSocketWire(self._stream, self._framing, socket=raw_socket(self._stream), leading=self._leading)
         try:
             await self._stream.send(self._agreed.serialize())
         except _STREAM_ERRORS as exc:
@@ -181,8 +179,8 @@ async def _handshake(stream: SocketStream, framing: Framing, timeout: float) -> 
             seen = max(0, len(buffer) - 3)
             buffer += await stream.receive()
             head = buffer.find(b"\r\n\r\n", seen)
-        if head < 0:
-            # Not HTTP at all (TLS, say), or too much of it.
+        if head < 0 or head > MAX_HEAD:
+            # Too much of it, or not HTTP at all (TLS, say).
             status, text = (431, "Request head too large") if len(buffer) > MAX_HEAD else (400, "Not an HTTP request")
             await _refuse(stream, protocol.reject(status, text + "\n"))
             return None
@@ -233,6 +231,6 @@ async def _refuse(stream: SocketStream, answer: Response | bytes) -> None:
 def _peer(stream: SocketStream) -> str:
     try:
         address = stream.extra(SocketAttribute.remote_address)
-    except (OSError, TypedAttributeLookupError):
+    except (OSError, ValueError, TypedAttributeLookupError):
         return ""
     return str(address[0]) if isinstance(address, tuple) else address

@@ -21,7 +21,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import anyio
-from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock, move_on_after
+from anyio import (
+    BrokenResourceError,
+    ClosedResourceError,
+    EndOfStream,
+    TypedAttributeLookupError,
+    TypedAttributeProvider,
+    WouldBlock,
+    move_on_after,
+)
+from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import LinkClosed
@@ -29,7 +38,7 @@ from ..errors import LinkClosed
 if TYPE_CHECKING:
     from .._protocol.framing import Data, Framing
 
-__all__ = ("ByteStream", "HasFileno", "WebSocketWire")
+__all__ = ("ByteStream", "HasFileno", "WebSocketWire", "raw_socket")
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for the closing handshake, and for a reader to find out why a write failed."""
@@ -140,16 +149,14 @@ class WebSocketWire:
                 self._read = None
 
     async def _wait_read(self) -> None:
-        """Wait until the reader's current read is over."""
-        if self._read is None:
-            self._read = anyio.Event()
+        """Wait until the reader's current read is over. Only who holds ``_writing``, or had it for the last time."""
+        self._read = anyio.Event()
         await self._read.wait()
 
     async def _after_reading(self, *, has_messages: bool) -> None:
         control = self._framing.data_to_send()
         if control:
             self._control += control
-            # Shielded, and errors are left to the next read: the messages just received must not get lost.
             await self._write_control()
         if not has_messages and self._framing.closed is not None:
             self._raise_closed()
@@ -213,15 +220,18 @@ class WebSocketWire:
     async def _write_control(self) -> None:
         """Write the waiting control frames if that will not wait; else the writer or the reader does it later."""
         del self._control[:-_CONTROL_KEPT]
-        if self._writing.locked() or not _has_room(self._socket):
+        if self._writing.locked() or self._lost is not None or not _has_room(self._socket):
             return
-        async with self._writing:  # free: no waiting
-            # There is room, so this does not wait for the peer. Shielded, because a cancelled write breaks the wire.
-            with move_on_after(CLOSE_TIMEOUT, shield=True) as scope:
-                with suppress(*_STREAM_ERRORS):  # the next read tells, after what the peer said last
-                    await self._flush_control()
-            if scope.cancelled_caught:
-                self._lost = (1006, "the peer stopped reading")
+        self._writing.acquire_nowait()
+        try:
+            # There is room, so this does not wait for the peer; nor may it be cancelled, which would break the wire and
+            # lose the messages that came with the ping. An error shows in the next read, behind the peer's last words.
+            with move_on_after(CLOSE_TIMEOUT, shield=True) as scope, suppress(*_STREAM_ERRORS):
+                await self._flush_control()
+        finally:
+            self._writing.release()
+        if scope.cancelled_caught:
+            self._lost = (1006, "the peer stopped reading")
 
     async def _flush_control(self) -> None:
         """With ``_writing`` held."""
@@ -239,7 +249,7 @@ class WebSocketWire:
         """
         if self._closing is not None:
             return
-        self._closing = (code, reason)
+        self._closing = self._over() or (code, reason)
         try:
             if self._lost is None:
                 with move_on_after(CLOSE_TIMEOUT, shield=True), suppress(*_STREAM_ERRORS):
@@ -277,11 +287,11 @@ class WebSocketWire:
                 await self._stream.aclose()
 
     def _over(self) -> tuple[int, str] | None:
-        """Code and reason of the end, if it has come: first what the peer said."""
+        """Code and reason of the end, if it has come: what the peer said, or else what came first."""
         closed = self._framing.closed
         if closed is not None and closed[0] != 1006:
             return closed
-        return self._lost or closed or self._closing
+        return self._lost or self._closing or closed
 
     def _check_open(self) -> None:
         if self._lost is not None or self._closing is not None or self._framing.closed is not None:
@@ -296,6 +306,15 @@ def _reason(exc: BaseException) -> str:
     while exc.__cause__ is not None:
         exc = exc.__cause__
     return str(exc) or type(exc).__name__
+
+
+def raw_socket(stream: TypedAttributeProvider) -> HasFileno | None:
+    """The socket below a stream of anyio's; ``None`` when there is none, or it is closed already."""
+    try:
+        return stream.extra(SocketAttribute.raw_socket)
+    except (OSError, ValueError, TypedAttributeLookupError):
+        # anyio asks for the peer's address first, which a socket that was reset does not have.
+        return None
 
 
 def _has_room(socket: HasFileno | None) -> bool:

@@ -73,6 +73,9 @@ class EngineConnection:
             is_over = await part()
         except LinkClosed as exc:
             logger.debug("connection of worker %s ended: %s", self._session.label, exc)
+            # The peer may know of the end already, and come back at once: what it held keeps nobody off (P-111).
+            self._router.disconnect(self._session)
+            self._routed()
             is_over = True
         if is_over:
             self._scope.cancel()

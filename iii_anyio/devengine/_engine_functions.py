@@ -18,7 +18,7 @@ from ._triggers import REGISTRATION_FAILED
 if TYPE_CHECKING:
     from ._router import Router
 
-__all__ = ("Channel", "engine_builtins")
+__all__ = ("MAX_BUFFER", "PROVIDER_TIMEOUT", "Channel", "engine_builtins")
 
 worker_logger = logging.getLogger("iii_anyio.devengine.log")
 """Where ``engine::log::*`` goes."""
@@ -31,6 +31,7 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 PROVIDER_TIMEOUT: Final = 10.0
+"""Seconds that an answer is held back for a provider's (E-45)."""
 MAX_BUFFER: Final = 1024
 _UNPRINTABLE: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
@@ -60,10 +61,8 @@ def engine_builtins(router: Router) -> list[Builtin]:
         return {"removed": router.triggers.unregister(data["id"])}  # idempotent, whoever asks (E-47)
 
     def create_channel(_session: EngineSession, data: dict[str, Any]) -> object:
-        size = min(max(data.get("buffer_size", 64), 1), MAX_BUFFER)
-        channel = Channel(router.new_id(), router.new_id(), size, router.now_ms())
-        router.channels[channel.channel_id] = channel
-        return {"writer": channel.ref("write"), "reader": channel.ref("read")}
+        writer, reader = router.create_channel(data.get("buffer_size", 64))
+        return {"writer": writer, "reader": reader}
 
     return [
         Builtin(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from .._protocol.codec import to_json
 from .._protocol.messages import ABSENT
-from ..errors import IIIError, InvocationError
+
+if TYPE_CHECKING:
+    from ..errors import InvocationError
 
 __all__ = ("INVALID_MESSAGE", "error_body", "has_error", "shorten", "to_body")
 
@@ -26,12 +28,12 @@ def error_body(error: object, code: str = "UNKNOWN") -> dict[str, Any]:
         code: Used when the value has no code of its own.
     """
     if not isinstance(error, dict):
-        return {"code": code, "message": error if isinstance(error, str) else _text(error)}
+        return {"code": code, "message": error if isinstance(error, str) else to_json(error).decode()}
     fields = cast("dict[str, Any]", error)
     sent, message, stacktrace = fields.get("code"), fields.get("message"), fields.get("stacktrace")
     body: dict[str, Any] = {
         "code": sent if isinstance(sent, str) else code,
-        "message": message if isinstance(message, str) else _text(fields),
+        "message": message if isinstance(message, str) else to_json(fields).decode(),
     }
     if isinstance(stacktrace, str):
         body["stacktrace"] = stacktrace
@@ -46,10 +48,3 @@ def to_body(error: InvocationError) -> dict[str, Any]:
 def shorten(text: str) -> str:
     """An id or message for a log line: quoted, escaped, not longer than a line."""
     return repr(text if len(text) <= 200 else f"{text[:200]}…")
-
-
-def _text(value: object) -> str:
-    try:
-        return to_json(value).decode()
-    except IIIError:
-        return repr(value)

@@ -1,54 +1,41 @@
 """What the engine tells about functions, workers and triggers (§14.2, E-1 to E-31).
 
-Plain functions over the router's tables: each takes the checked input and returns the JSON value. Below: the tables.
+Plain functions over the router's tables: each takes the checked input and returns the JSON value. Below: ``_rows``.
 Above: ``_router`` puts ``introspection_builtins`` into its table of functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from .._protocol.codec import to_json
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import ABSENT
 from ..errors import InvocationError
-from ._builtin import ENGINE_FUNCTIONS, OBSERVABILITY, Builtin, Input
+from ._builtin import ENGINE_FUNCTIONS, Builtin, Input
+from ._rows import (
+    ENGINE_WORKERS,
+    active_bindings,
+    binding_row,
+    engine_worker_row,
+    function_detail,
+    function_row,
+    is_owned,
+    type_detail,
+    type_row,
+    worker_row,
+)
 
 if TYPE_CHECKING:
     from ._functions import Function
     from ._router import Router
-    from ._triggers import Binding, TriggerType
 
-__all__ = ("FUNCTIONS_CHANGED_SCHEMA", "WORKERS_CHANGED_SCHEMA", "function_row", "introspection_builtins")
+__all__ = ("FUNCTIONS_CHANGED_SCHEMA", "WORKERS_CHANGED_SCHEMA", "introspection_builtins")
 
 MAX_BATCH: Final = 32
-MAX_SUMMARY: Final = 80
 INTERNAL_PREFIX: Final = "engine::"
-WORKER_MANAGER: Final = "iii-worker-manager"
-
-ENGINE_WORKERS: Final = {
-    ENGINE_FUNCTIONS: "Core engine functions: identity, triggers, channels, introspection",
-    OBSERVABILITY: "Logs and baggage",
-    WORKER_MANAGER: "The listener that workers connect to",
-}
-"""In-process workers that have no connection of their own. One that connects under such a name is shown instead."""
 
 MANDATORY: Final = frozenset({*ENGINE_WORKERS, "configuration", "iii-telemetry"})
-
-TYPE_OWNERS: Final = {
-    "http": "iii-http",
-    "cron": "iii-cron",
-    "subscribe": "iii-pubsub",
-    "state": "iii-state",
-    "durable:subscriber": "queue",
-    "stream": "iii-stream",
-    "stream:join": "iii-stream",
-    "stream:leave": "iii-stream",
-    "log": OBSERVABILITY,
-    "trace": OBSERVABILITY,
-    "configuration": "configuration",
-}
 
 _EVENT: Final[dict[str, Any]] = {"type": "object", "required": ["event"]}
 WORKERS_CHANGED_SCHEMA: Final = _EVENT | {
@@ -60,152 +47,6 @@ WORKERS_CHANGED_SCHEMA: Final = _EVENT | {
 FUNCTIONS_CHANGED_SCHEMA: Final = _EVENT | {
     "properties": {"event": {"const": "functions_changed"}, "functions": {"type": "array", "items": {"type": "object"}}}
 }
-
-
-# -- rows --------------------------------------------------------------------------------------------------------
-
-
-def function_row(function: Function) -> dict[str, Any]:
-    """One function as lists show it (E-9)."""
-    row: dict[str, Any] = {
-        "function_id": function.id,
-        "namespace": function.namespace,
-        "worker_name": function.worker_name,
-    }
-    if function.description is not None:
-        row["description"] = function.description
-    if function.metadata is not ABSENT and function.metadata is not None:
-        row["metadata"] = function.metadata
-    return row
-
-
-def function_detail(router: Router, function: Function) -> dict[str, Any]:
-    """One function with its schemas and triggers (E-17, E-18)."""
-    detail = function_row(function)
-    for name, schema in (("request_schema", function.request_format), ("response_schema", function.response_format)):
-        if schema is not ABSENT and schema is not None:
-            detail[name] = schema
-    detail["registered_triggers"] = [
-        {"id": binding.id, "trigger_type": binding.type_id, "config": binding.config}
-        for binding in _active(router)
-        if binding.function_id == function.id and binding.namespace == function.namespace
-    ]
-    return detail
-
-
-def type_row(trigger_type: TriggerType) -> dict[str, Any]:
-    """One trigger type as lists show it."""
-    return {
-        "id": trigger_type.id,
-        "namespace": trigger_type.namespace,
-        "worker_name": _type_owner(trigger_type),
-        "description": trigger_type.description,
-    }
-
-
-def type_detail(router: Router, trigger_type: TriggerType) -> dict[str, Any]:
-    """One trigger type with its schemas and how often it is bound, in all namespaces (E-20, E-21)."""
-    detail = type_row(trigger_type)
-    for name, schema in (
-        ("configuration_schema", trigger_type.trigger_request_format),
-        ("request_schema", trigger_type.call_request_format),
-    ):
-        if schema is not ABSENT and schema is not None:
-            detail[name] = schema
-    detail["instance_count"] = sum(
-        len(other.bindings) for other in router.triggers.types.values() if other.id == trigger_type.id
-    )
-    return detail
-
-
-def binding_row(router: Router, binding: Binding) -> dict[str, Any]:
-    """One trigger as lists show it (E-23)."""
-    summary = to_json(binding.config).decode()
-    return {
-        "id": binding.id,
-        "trigger_type": binding.type_id,
-        "function_id": binding.function_id,
-        "worker_name": _target_owner(router, binding),
-        "config": binding.config,
-        "config_summary": summary if len(summary) <= MAX_SUMMARY else f"{summary[:MAX_SUMMARY]}…",
-    }
-
-
-def worker_row(router: Router, session: EngineSession) -> dict[str, Any]:
-    """One connection as lists show it: every key is there (E-25, E-27)."""
-    identity = session.identity
-    row: dict[str, Any] = {
-        "id": session.worker_id,
-        "name": identity.name,
-        "namespace": session.namespace or DEFAULT_NAMESPACE,
-        "description": identity.description,
-        "version": identity.version,
-        "runtime": identity.runtime,
-        "os": identity.os,
-        "status": "connected",
-        "function_count": len(session.functions),
-        "connected_at_ms": session.connected_at_ms,
-        "active_invocations": len(session.calls) + len(session.executing),
-        "isolation": identity.isolation,
-        "ip_address": session.ip_address,
-    }
-    if session.is_in_process:
-        owned = [function for function in router.functions if _is_owned(function, session, identity.name)]
-        row |= _in_process(router, identity.name or session.worker_id, len(owned))
-        row["description"] = identity.description or ENGINE_WORKERS.get(identity.name or "")
-    return row
-
-
-def _engine_worker_row(router: Router, name: str) -> dict[str, Any]:
-    owned = [function for function in router.functions if _is_owned(function, None, name)]
-    return {
-        "name": name,
-        "namespace": DEFAULT_NAMESPACE,
-        "description": ENGINE_WORKERS[name],
-        "connected_at_ms": router.started_at_ms,
-        "active_invocations": 0,
-        **_in_process(router, name, len(owned)),
-    }
-
-
-def _in_process(router: Router, name: str, function_count: int) -> dict[str, Any]:
-    return {
-        "id": name,
-        "version": router.version,
-        "runtime": "engine",
-        "os": None,
-        "status": "available",
-        "function_count": function_count,
-        "isolation": "in-process",
-        "ip_address": None,
-    }
-
-
-# -- owners ------------------------------------------------------------------------------------------------------
-
-
-def _is_owned(function: Function, session: EngineSession | None, name: str | None) -> bool:
-    """Whether a function is that connection's, or the engine's own under that name."""
-    if function.builtin is not None:
-        return function.builtin.worker_name == name and (session is None or session.is_in_process)
-    return function.owner is session
-
-
-def _type_owner(trigger_type: TriggerType) -> str:
-    """The worker shown as a type's owner (E-6)."""
-    name = trigger_type.provider.identity.name if trigger_type.provider is not None else None
-    return name or TYPE_OWNERS.get(trigger_type.id) or trigger_type.id.partition("::")[0]
-
-
-def _target_owner(router: Router, binding: Binding) -> str:
-    function = router.functions.get(binding.namespace, binding.function_id)
-    return function.worker_name if function is not None else binding.function_id.partition("::")[0]
-
-
-def _active(router: Router) -> Iterable[Binding]:
-    """Triggers that are not parked (E-24), by id."""
-    active = (binding for binding in router.triggers.bindings.values() if binding.type is not None)
-    return sorted(active, key=lambda binding: binding.id)
 
 
 # -- functions ---------------------------------------------------------------------------------------------------
@@ -324,7 +165,7 @@ def list_registered_triggers(router: Router, data: dict[str, Any]) -> dict[str, 
     needle = _needle(data)
     rows = [
         row
-        for binding in _active(router)
+        for binding in active_bindings(router)
         if (row := binding_row(router, binding))
         and data.get("trigger_type", binding.type_id) == binding.type_id
         and data.get("function_id", binding.function_id) == binding.function_id
@@ -363,7 +204,7 @@ def list_workers(router: Router, data: dict[str, Any]) -> dict[str, Any]:
         if (session.identity.name if session.is_in_process else session.identity.pid) is not None
     ]
     shown = {row["name"] for row in rows if row["isolation"] == "in-process"}
-    rows += [_engine_worker_row(router, name) for name in ENGINE_WORKERS if name not in shown]
+    rows += [engine_worker_row(router, name) for name in ENGINE_WORKERS if name not in shown]
     rows = [
         row
         for row in rows
@@ -384,11 +225,11 @@ def info_worker(router: Router, data: dict[str, Any]) -> dict[str, Any]:
         if session.identity.name == name and session.namespace is not None:
             named[session.namespace] = session
     found = named[_choose(f"Worker {name}", sorted(named), data.get("namespace"))]
-    worker = _engine_worker_row(router, name) if found is None else worker_row(router, found)
+    worker = engine_worker_row(router, name) if found is None else worker_row(router, found)
     if found is not None and not found.is_in_process and found.identity.pid is not None:
         worker["pid"] = found.identity.pid
     worker["internal"] = worker["isolation"] == "in-process" and name in MANDATORY
-    functions = [function for function in router.functions if _is_owned(function, found, name)]
+    functions = [function for function in router.functions if is_owned(function, found, name)]
     keys = {(function.namespace, function.id) for function in functions}
     functions.sort(key=lambda function: (function.id, function.namespace))
     types = [
@@ -402,7 +243,7 @@ def info_worker(router: Router, data: dict[str, Any]) -> dict[str, Any]:
         "trigger_types": [type_row(trigger_type) for trigger_type in sorted(types, key=lambda entry: entry.id)],
         "registered_triggers": [
             binding_row(router, binding)
-            for binding in _active(router)
+            for binding in active_bindings(router)
             if (binding.namespace, binding.function_id) in keys
         ],
     }

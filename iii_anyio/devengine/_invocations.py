@@ -9,18 +9,18 @@ An invocation is open from the moment it is forwarded until the callee answers, 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from urllib.parse import quote
 
-from .._protocol.codec import canonical_uuid, from_json, is_uuid
+from .._protocol.codec import canonical_uuid, is_uuid
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import ABSENT, InvocationResult, InvokeFunction, Message
-from ..errors import DecodeError, EncodeError, InvocationError, PayloadTooLargeError
+from ..errors import EncodeError, InvocationError, PayloadTooLargeError
 from ._builtin import Builtin, Deferred
 from ._errors import INVALID_MESSAGE, error_body, has_error, shorten, to_body
+from ._salvage import salvage
 
 if TYPE_CHECKING:
     from ._functions import Function, FunctionTable
@@ -140,22 +140,14 @@ class Invocations:
                 body = _unsendable(error)
                 self._refuse(session, message, reply_id, body["code"], body["message"])
 
-    def call(
-        self,
-        namespace: str,
-        function_id: str,
-        data: Any,
-        metadata: Any = ABSENT,
-        *,
-        settle: Settle | None = None,
-    ) -> None:
-        """Call a function on behalf of the engine itself; without ``settle`` the outcome is of no interest (T-15)."""
+    def fire(self, namespace: str, function_id: str, data: Any, metadata: Any) -> None:
+        """Call a function on behalf of the engine itself, without interest in what it comes to (T-15, E-51)."""
         function = self._functions.get(namespace, function_id)
         if function is None:
             problem = self._functions.not_found(namespace, function_id)
-            _settle(settle, function_id, {"code": "function_not_found", "message": problem})
+            _settle(None, function_id, {"code": "function_not_found", "message": problem})
         else:
-            self._call(function, Invocation(self._new_id(), function_id, settle=settle), data, metadata)
+            self._call(function, Invocation(self._new_id(), function_id), data, metadata)
 
     def _call(self, function: Function, invocation: Invocation, data: Any, metadata: Any = ABSENT) -> None:
         if function.owner is None or function.is_http:
@@ -343,7 +335,7 @@ class Invocations:
 
         Upstream drops such a message, and somebody waits until a timeout (G-2).
         """
-        kind, invocation_id, function_id, is_void = _salvage(text)
+        kind, invocation_id, function_id, is_void = salvage(text)
         if invocation_id is None:
             return
         if kind == InvokeFunction.type and not is_void:
@@ -370,34 +362,3 @@ def _unsendable(error: EncodeError | PayloadTooLargeError) -> dict[str, Any]:
     if isinstance(error, PayloadTooLargeError):
         return to_body(error)
     return {"code": "serialization_error", "message": str(error)}
-
-
-_TYPE_FIELD: Final = re.compile(rb'"type"\s*:\s*"(invokefunction|invocationresult)"')
-_ID_FIELD: Final = re.compile(rb'"invocation_id"\s*:\s*"([^"\\]{1,100})"')
-_FUNCTION_FIELD: Final = re.compile(rb'"function_id"\s*:\s*"([^"\\]{1,1000})"')
-_VOID_FIELD: Final = re.compile(rb'"action"\s*:\s*\{\s*"type"\s*:\s*"void"')
-
-
-def _salvage(text: bytes) -> tuple[str | None, str | None, str, bool]:
-    """Type, invocation id, function id and voidness of a message that cannot be decoded, as far as they can be read."""
-    try:
-        fields: Any = from_json(text)
-    except DecodeError:
-        fields = None
-    if isinstance(fields, dict):
-        known = cast("dict[str, Any]", fields)
-        kind, invocation_id, function_id, action = (
-            known.get(key) for key in ("type", "invocation_id", "function_id", "action")
-        )
-        return (
-            kind if isinstance(kind, str) else None,
-            invocation_id if isinstance(invocation_id, str) else None,
-            function_id if isinstance(function_id, str) else "",
-            isinstance(action, dict) and cast("dict[str, Any]", action).get("type") == "void",
-        )
-    # Not even JSON (NaN, a lone surrogate, too deep). A field that occurs once is the envelope's, not the payload's.
-    kinds, ids, function_ids = (pattern.findall(text) for pattern in (_TYPE_FIELD, _ID_FIELD, _FUNCTION_FIELD))
-    if len(kinds) != 1 or len(ids) != 1:
-        return None, None, "", False
-    function_id = function_ids[0].decode("utf-8", "replace") if len(function_ids) == 1 else ""
-    return kinds[0].decode(), ids[0].decode("utf-8", "replace"), function_id, _VOID_FIELD.search(text) is not None

@@ -24,34 +24,27 @@ from .._protocol.messages import (
     Ping,
     Pong,
     Reattach,
-    RegisterFunction,
-    RegisterService,
-    RegisterTrigger,
-    RegisterTriggerType,
     RegistrationRejected,
     TriggerRegistrationResult,
     Unknown,
-    UnregisterFunction,
-    UnregisterTrigger,
-    UnregisterTriggerType,
     WorkerRegistered,
 )
 from ..errors import DecodeError, EncodeError, InvocationError, PayloadTooLargeError
 from ._builtin import Deferred, Timer
-from ._engine_functions import Channel, engine_builtins
+from ._engine_functions import MAX_BUFFER, PROVIDER_TIMEOUT, Channel, engine_builtins
 from ._errors import shorten
 from ._functions import FunctionTable
-from ._introspection import FUNCTIONS_CHANGED_SCHEMA, WORKERS_CHANGED_SCHEMA, function_row, introspection_builtins
+from ._introspection import FUNCTIONS_CHANGED_SCHEMA, WORKERS_CHANGED_SCHEMA, introspection_builtins
 from ._invocations import Invocations
-from ._triggers import FUNCTIONS_AVAILABLE, REGISTRATION_FAILED, WORKERS_AVAILABLE, TriggerTable
+from ._registrations import registration_handlers
+from ._rows import function_row
+from ._triggers import FUNCTIONS_AVAILABLE, WORKERS_AVAILABLE, TriggerTable
 
 __all__ = ("Router",)
 
 logger = logging.getLogger(__name__)
 
 MIB: Final = 1024 * 1024
-PROVIDER_TIMEOUT: Final = 10.0
-"""Seconds that an answer is held back for a provider's (E-45)."""
 
 
 class Router:
@@ -93,7 +86,6 @@ class Router:
         self._on_event = on_event
         self._max_outgoing = max_outgoing
         self._max_held = max_held
-        self._max_parked = max_parked
         self._names: dict[tuple[str, str], EngineSession] = {}
         self._dirty: dict[EngineSession, None] = {}
         self._condemned: list[EngineSession] = []
@@ -117,14 +109,8 @@ class Router:
         self._handlers: dict[type[Any], Callable[[EngineSession, Any], None]] = {
             InvokeFunction: self.invocations.invoke,
             InvocationResult: self.invocations.result,
-            RegisterFunction: self._register_function,
-            UnregisterFunction: self._unregister_function,
-            RegisterTriggerType: self._register_trigger_type,
-            UnregisterTriggerType: self._unregister_trigger_type,
-            RegisterTrigger: self._register_trigger,
-            UnregisterTrigger: self._unregister_trigger,
             TriggerRegistrationResult: self.triggers.answer,
-            RegisterService: self._register_service,
+            **registration_handlers(self.functions, self.triggers, self._try_send),
             Reattach: self._reattach,
             Ping: self._ping,
             Pong: self._ignore,
@@ -305,8 +291,6 @@ class Router:
 
     def _fix_namespace(self, session: EngineSession, namespace: str) -> None:
         for message in session.fix_namespace(namespace):
-            if not session.is_live:
-                break
             self._handle(session, message)
 
     def register_worker(self, session: EngineSession, data: dict[str, Any]) -> object:
@@ -338,6 +322,21 @@ class Router:
         self._workers_changed("worker_metadata_updated", session)
         return self._when_triggers_work(session, {"success": True})
 
+    def _when_triggers_work(self, session: EngineSession, answer: dict[str, Any]) -> object:
+        deferred = Deferred()
+        if not self.triggers.when_answered(session, lambda: deferred.settle(answer)):
+            return answer
+
+        def overdue() -> None:
+            if not deferred.is_settled:
+                logger.warning(
+                    "triggers of worker %s still wait for their provider; its register call not", session.label
+                )
+                deferred.settle(answer)
+
+        self.call_later(PROVIDER_TIMEOUT, overdue)
+        return deferred
+
     def _reject_name(self, session: EngineSession, namespace: str, name: str, owner: EngineSession) -> None:
         """Refuse a name that a live worker has: the rejection, then a close frame without status (P-110)."""
         owner_id = "" if owner.is_in_process else owner.worker_id
@@ -349,85 +348,16 @@ class Router:
         if session.is_live:
             self._condemn(session, None, "")
 
-    def _when_triggers_work(self, session: EngineSession, answer: dict[str, Any]) -> object:
-        waiting = [
-            binding
-            for trigger_id in session.triggers
-            if (binding := self.triggers.bindings[trigger_id]).is_awaiting
-            and binding.type is not None
-            and binding.type.provider is not None
-            and binding.type.provider.is_in_process
-        ]
-        if not waiting:
-            return answer
-        deferred = Deferred()
-        left = len(waiting)
-
-        def answered(_error: dict[str, Any] | None) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                deferred.settle(answer)
-
-        def overdue() -> None:
-            if not deferred.is_settled:
-                logger.warning("%d triggers of worker %s still wait for their provider", left, session.label)
-                deferred.settle(answer)
-
-        for binding in waiting:
-            binding.waiters.append(answered)
-        self.call_later(PROVIDER_TIMEOUT, overdue)
-        return deferred
+    def create_channel(self, buffer_size: int = 64) -> tuple[dict[str, str], dict[str, str]]:
+        """Make a channel; returns the references to its writing and its reading end (§12.1, E-39)."""
+        size = min(max(buffer_size, 1), MAX_BUFFER)
+        channel = Channel(self.new_id(), self.new_id(), size, self.now_ms())
+        self.channels[channel.channel_id] = channel
+        return channel.ref("write"), channel.ref("read")
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Wish for a timer."""
         self._timers.append(Timer(seconds, callback))
-
-    # -- registrations -------------------------------------------------------------------------------------------
-
-    def _namespace_of(self, session: EngineSession, named: str | None = None) -> str:
-        return named or session.namespace or DEFAULT_NAMESPACE
-
-    def _register_function(self, session: EngineSession, message: RegisterFunction) -> None:
-        rejection = self.functions.claim(session, self._namespace_of(session), message)
-        if rejection is not None:
-            self._try_send(session, rejection)
-
-    def _unregister_function(self, session: EngineSession, message: UnregisterFunction) -> None:
-        self.functions.release(session, message.id)
-
-    def _register_trigger_type(self, session: EngineSession, message: RegisterTriggerType) -> None:
-        if not self._is_blank(session, message, message.namespace):
-            self.triggers.register_type(session, self._namespace_of(session, message.namespace), message)
-
-    def _unregister_trigger_type(self, session: EngineSession, message: UnregisterTriggerType) -> None:
-        if not self._is_blank(session, message, message.namespace):
-            self.triggers.unregister_type(session, self._namespace_of(session, message.namespace), message)
-
-    def _is_blank(self, session: EngineSession, message: Message, namespace: str | None) -> bool:
-        if namespace is None or namespace.strip():
-            return False
-        logger.warning("%s of worker %s dropped: its namespace is blank", message.type, session.label)
-        return True
-
-    def _register_trigger(self, session: EngineSession, message: RegisterTrigger) -> None:
-        for namespace in (message.namespace, message.trigger_namespace):
-            if namespace is not None and not namespace.strip():
-                self._refuse_trigger(session, message, "INVALID_NAMESPACE", "namespace must not be blank")
-                return
-        if self.triggers.register(session, message) is None:
-            problem = f"this worker already has {self._max_parked} triggers whose type nobody provides"
-            self._refuse_trigger(session, message, REGISTRATION_FAILED, problem)
-
-    def _refuse_trigger(self, session: EngineSession, message: RegisterTrigger, code: str, problem: str) -> None:
-        error = {"code": code, "message": problem}
-        self._try_send(session, TriggerRegistrationResult(message.id, message.trigger_type, message.function_id, error))
-
-    def _unregister_trigger(self, session: EngineSession, message: UnregisterTrigger) -> None:
-        self.triggers.unregister(message.id)  # the type is unused, the owner is not checked (T-6, G-20)
-
-    def _register_service(self, session: EngineSession, message: RegisterService) -> None:
-        session.services[message.name if message.name is not None else message.id] = message
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -444,4 +374,4 @@ class Router:
             except Exception:  # the boundary of a callback
                 logger.exception("on_event failed")
         for binding in list(self.triggers.types[DEFAULT_NAMESPACE, type_id].bindings.values()):
-            self.invocations.call(binding.namespace, binding.function_id, payload, binding.metadata)
+            self.invocations.fire(binding.namespace, binding.function_id, payload, binding.metadata)

@@ -78,6 +78,11 @@ class Binding:
     refused_by: TriggerType | None = None
     waiters: list[Waiter] = field(default_factory=list[Waiter])
 
+    @property
+    def is_for_builtin(self) -> bool:
+        """Whether the engine itself or one of its built-in workers provides its type."""
+        return self.type is not None and self.type.is_builtin
+
     def candidates(self) -> list[tuple[str, str]]:
         """Keys of the types that may serve it, best first (§9.2, T-11)."""
         if self.trigger_namespace is not None:
@@ -223,6 +228,26 @@ class TriggerTable:
             # Registered again while the refusal of its predecessor was under way: the last word counts.
             self._unpark(binding)
             self._attach(binding, former)
+
+    def when_answered(self, session: EngineSession, callback: Callable[[], None]) -> bool:
+        """Call back when the in-process providers have answered for the triggers that a connection has now.
+
+        Returns:
+            Whether there is something to wait for; if not, nothing is called.
+        """
+        bindings = [self.bindings[trigger_id] for trigger_id in session.triggers]
+        waiting = [binding for binding in bindings if binding.is_awaiting and binding.is_for_builtin]
+        left = len(waiting)
+
+        def answered(_error: dict[str, Any] | None) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                callback()
+
+        for binding in waiting:
+            binding.waiters.append(answered)
+        return bool(waiting)
 
     def release(self, session: EngineSession) -> None:
         """Forget a connection: its bindings at their providers, then its types (§9.4)."""

@@ -6,8 +6,14 @@ import itertools
 import json
 from typing import Any
 
+import pytest
+
+from iii_anyio._protocol import engine_session
+from iii_anyio._protocol.codec import encode
 from iii_anyio._protocol.engine_session import EngineSession
+from iii_anyio._protocol.messages import Message
 from iii_anyio.devengine._router import Router
+from iii_anyio.errors import payload_too_large
 
 REGISTER = "engine::workers::register"
 
@@ -29,10 +35,15 @@ class Peer:
     def worker_id(self) -> str:
         return self.session.worker_id
 
-    def send(self, message: dict[str, Any] | str | bytes) -> list[dict[str, Any]]:
-        """Send one message and return what this peer has received since its last send or ``take``."""
+    def post(self, message: dict[str, Any] | str | bytes) -> None:
+        """Send one message."""
         text = message if isinstance(message, str | bytes) else json.dumps(message)
         self.hub.router.receive(self.session, text.encode() if isinstance(text, str) else text)
+        self.hub.flush()
+
+    def send(self, message: dict[str, Any] | str | bytes) -> list[dict[str, Any]]:
+        """Send one message and return what this peer has received since it last read."""
+        self.post(message)
         return self.take()
 
     def take(self) -> list[dict[str, Any]]:
@@ -52,9 +63,7 @@ class Peer:
         invocation_id = self.hub.uuid()
         if fields.get("action") != {"type": "void"}:
             fields.setdefault("invocation_id", invocation_id)
-        message = {"type": "invokefunction", "function_id": function_id, "data": data, **fields}
-        self.hub.router.receive(self.session, json.dumps(message).encode())
-        self.hub.flush()
+        self.post({"type": "invokefunction", "function_id": function_id, "data": data, **fields})
         return fields.get("invocation_id", invocation_id)
 
     def call(self, function_id: str, data: Any = None, **fields: Any) -> dict[str, Any]:
@@ -140,3 +149,15 @@ class Hub:
         data = {"name": name, "pid": 4242, "runtime": "python", **identity}
         assert peer.ask(REGISTER, data) == {"success": True}
         return peer
+
+
+def limit_messages(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Have the engine's sessions refuse messages over ``limit`` bytes as the codec refuses those over 64 MiB."""
+
+    def limited(message: Message) -> bytes:
+        text = encode(message)
+        if len(text) > limit:
+            raise payload_too_large(len(text))
+        return text
+
+    monkeypatch.setattr(engine_session, "encode", limited)

@@ -46,6 +46,14 @@ def test_the_same_id_in_another_namespace_is_another_function(hub: Hub) -> None:
     assert caller.refusal("f")["message"] == message
 
 
+def test_a_function_leaves_one_namespace_and_stays_in_the_other(hub: Hub) -> None:
+    blue, caller = hub.join("a", namespace="blue"), hub.join("c")
+    blue.function("f")
+    caller.function("f")
+    blue.leave()
+    assert caller.refusal("f", namespace="blue")["message"].endswith("namespace(s): default.")
+
+
 def test_the_owner_may_register_again(hub: Hub) -> None:
     """P-115: silently replaced."""
     owner = hub.join("a")

@@ -211,7 +211,9 @@ def test_a_second_live_worker_of_a_name_is_rejected_and_closed(hub: Hub) -> None
     }
     assert loser.session.phase is Phase.CLOSING
     assert (loser.session.close, loser.session.abort) == ((None, ""), False)
-    assert owner.refusal("held")["code"] == "function_not_found"
+    assert loser.function("later") == []
+    for function_id in ("held", "later"):
+        assert owner.refusal(function_id)["code"] == "function_not_found"
     assert loser.send({"type": "ping"}) == []
 
 

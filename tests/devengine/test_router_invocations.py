@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.devengine.peers import Hub, Peer, make_uuid
+from tests.devengine.peers import Hub, Peer, limit_messages, make_uuid
 
 VOID = {"action": {"type": "void"}}
 ENQUEUE = {"action": {"type": "enqueue", "queue": "jobs"}}
@@ -141,6 +141,12 @@ def test_metadata_is_passed_on_and_action_and_namespace_are_not(hub: Hub, caller
     invocation = callee.take_one()
     assert set(invocation) == {"type", "invocation_id", "function_id", "data", "metadata"}
     assert invocation["metadata"] == {"x": 1}
+
+
+def test_null_metadata_is_none(caller: Peer, callee: Peer) -> None:
+    """§4.1."""
+    caller.invoke("rec::add", {}, metadata=None)
+    assert "metadata" not in callee.take_one()
 
 
 def test_a_worker_can_call_itself(callee: Peer) -> None:
@@ -561,19 +567,3 @@ def test_a_result_that_cannot_be_relayed_is_answered_with_an_error(
     callee.answer(invocation, result="x" * 500)
     assert caller.take_one()["error"]["code"] == "payload_too_large"
     assert "invocations=0" in repr(hub.router)
-
-
-def limit_messages(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    """Have the engine's sessions refuse messages over ``limit`` bytes as the codec refuses those over 64 MiB."""
-    from iii_anyio._protocol import engine_session
-    from iii_anyio._protocol.codec import encode
-    from iii_anyio._protocol.messages import Message
-    from iii_anyio.errors import payload_too_large
-
-    def limited(message: Message) -> bytes:
-        text = encode(message)
-        if len(text) > limit:
-            raise payload_too_large(len(text))
-        return text
-
-    monkeypatch.setattr(engine_session, "encode", limited)

@@ -77,6 +77,7 @@ def test_a_refused_trigger_is_reported_to_the_registrant_only_and_parked(
 def test_an_answer_is_taken_from_the_provider_only(hub: Hub, provider: Peer, registrant: Peer) -> None:
     """P-127."""
     registrant.trigger("1", "rec-custom")
+    provider.take()
     hub.join("third").accept("1", error=REFUSAL)
     assert registrant.accept("1", error=REFUSAL) == []
     assert provider.accept("unknown", error=REFUSAL) == []
@@ -143,6 +144,15 @@ def test_the_last_answer_counts_when_a_binding_was_replaced_before_the_first(pro
     assert provider.take()[-1]["type"] == "unregistertrigger"
 
 
+def test_a_late_acceptance_by_a_former_provider_is_ignored(provider: Peer, registrant: Peer) -> None:
+    registrant.trigger("1", "rec-custom")
+    provider.accept("1", error=REFUSAL)
+    registrant.take()
+    provider.send({"type": "unregistertriggertype", "id": "rec-custom"})
+    provider.accept("1")
+    assert listed(registrant) == []
+
+
 # -- unregistering -----------------------------------------------------------------------------------------------
 
 
@@ -171,9 +181,9 @@ def test_a_registrants_triggers_end_with_its_connection(provider: Peer, registra
     registrant.trigger("1", "rec-custom")
     registrant.trigger("2", "rec-custom")
     registrant.trigger("3", "nobody's")
-    provider.accept("2", error=REFUSAL)
+    assert len(provider.accept("2", error=REFUSAL)) == 2
     registrant.leave()
-    assert provider.take()[2:] == [{"type": "unregistertrigger", "id": "1", "trigger_type": "rec-custom"}]
+    assert provider.take() == [{"type": "unregistertrigger", "id": "1", "trigger_type": "rec-custom"}]
     provider.trigger_type("nobody's")
     provider.trigger_type("rec-custom")
     assert provider.take() == []
@@ -214,6 +224,7 @@ def test_a_named_provider_namespace_is_strict(hub: Hub, provider: Peer, registra
     """§9.2, T-11: that namespace or nothing."""
     assert registrant.trigger("1", "rec-custom", trigger_namespace="blue") == []
     assert provider.take() == []
+    assert provider.trigger_type("rec-custom") == []
     late = hub.join("late", namespace="blue")
     assert len(late.trigger_type("rec-custom")) == 1
 
@@ -253,6 +264,15 @@ def test_when_a_provider_leaves_its_bindings_fall_back_or_are_parked(hub: Hub, p
     assert listed(registrant) == ["1"]
     again = hub.join("own", namespace="blue")
     assert [message["id"] for message in again.trigger_type("only-here")] == ["2"]
+
+
+def test_a_provider_that_withdraws_a_type_is_not_told_of_the_fall_back(hub: Hub, provider: Peer) -> None:
+    registrant, own = hub.join("r", namespace="blue"), hub.join("own", namespace="blue")
+    own.trigger_type("rec-custom")
+    registrant.trigger("1", "rec-custom")
+    own.take()
+    assert own.send({"type": "unregistertriggertype", "id": "rec-custom"}) == []
+    assert provider.take_one()["id"] == "1"
 
 
 def test_a_returning_type_gets_all_its_bindings_rejected_ones_included(
@@ -377,7 +397,7 @@ def test_a_refusal_arrives_before_the_answer_of_the_register_call(hub: Hub, http
     assert [message["type"] for message in worker.take()] == ["triggerregistrationresult", "invocationresult"]
 
 
-@pytest.mark.parametrize("end", ["unregister", "provider leaves", "provider withdraws", "replaced", "overdue"])
+@pytest.mark.parametrize("end", ["unregistered", "replaced", "provider leaves", "provider withdraws", "overdue"])
 def test_a_register_call_does_not_wait_for_an_answer_that_cannot_come(hub: Hub, http: Peer, end: str) -> None:
     worker = hub.join("w")
     worker.trigger("1", "http")
@@ -386,25 +406,30 @@ def test_a_register_call_does_not_wait_for_an_answer_that_cannot_come(hub: Hub, 
     (timer,) = hub.router.take_timers()
     assert timer.seconds == 10
     match end:
-        case "unregister":
-            worker.send({"type": "unregistertrigger", "id": "1"})
-            worker.received = [message for message in worker.received if message["type"] != "pong"]
+        case "unregistered":
+            worker.post({"type": "unregistertrigger", "id": "1"})
+        case "replaced":
+            parked = {"type": "registertrigger", "id": "1", "trigger_type": "t", "function_id": "f", "config": 1}
+            worker.post(parked)
         case "provider leaves":
             http.leave()
         case "provider withdraws":
-            http.send({"type": "unregistertriggertype", "id": "http"})
-        case "replaced":
-            hub.router.receive(
-                worker.session,
-                b'{"type":"registertrigger","id":"1","trigger_type":"nobody\'s","function_id":"f","config":{}}',
-            )
+            http.post({"type": "unregistertriggertype", "id": "http"})
         case _:
             hub.router.timer_expired(timer)
-    hub.flush()
-    if end != "unregister":
-        assert worker.take_one()["result"] == {"success": True}
+    assert worker.take_one()["result"] == {"success": True}
     hub.router.timer_expired(timer)
     assert worker.take() == []
+
+
+def test_a_register_call_does_not_wait_for_a_worker_that_takes_over(hub: Hub, http: Peer) -> None:
+    """Only providers that are part of the engine hold it back."""
+    worker, own = hub.join("w", namespace="blue"), hub.join("own", namespace="blue")
+    worker.trigger("1", "http")
+    worker.invoke(REGISTER, {})
+    assert worker.take() == []
+    assert len(own.trigger_type("http")) == 1
+    assert worker.take_one()["result"] == {"success": True}
 
 
 def test_a_register_call_does_not_wait_for_what_was_answered_before(hub: Hub, http: Peer) -> None:

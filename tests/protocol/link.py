@@ -76,7 +76,7 @@ class Script:
 
 
 class FakeLink:
-    """One link, from ``link_up`` to ``drop``. What the worker wrote is ``written``, what reached it is ``delivered``."""
+    """One link, from ``link_up`` to ``drop``: what the worker wrote on it, and what has reached the worker."""
 
     def __init__(self, worker: WorkerSession, engine: EngineEnd, now: float = 0.0) -> None:
         self.worker = worker
@@ -92,7 +92,7 @@ class FakeLink:
         self.number = worker.link
 
     def write(self) -> list[dict[str, Any]]:
-        """Take everything the worker has to say; returns it. It is on its way then, and the worker cannot take it back."""
+        """Take everything the worker has to say, and return it. From here on the worker cannot take it back."""
         texts = self.worker.take_outgoing()
         messages: list[dict[str, Any]] = [json.loads(text) for text in texts]
         self.to_engine += texts
@@ -125,7 +125,7 @@ class FakeLink:
             self.carry_to_worker()
 
     def drop(self, stray: int = 0) -> int:
-        """Lose the link as the worker sees it; ``stray`` texts on their way still arrive at an engine that sees nothing.
+        """Lose the link as the worker sees it. ``stray`` texts still arrive at the engine, which sees nothing.
 
         Returns:
             What ``link_down`` returns.

@@ -23,6 +23,7 @@ from iii_anyio._protocol.messages import (
 )
 from iii_anyio._protocol.registry import Registration
 from iii_anyio._protocol.worker_session import Phase, WorkerSession
+from iii_anyio.devengine._router import Router
 from iii_anyio.errors import (
     AuthenticationError,
     ConnectError,
@@ -35,7 +36,6 @@ from iii_anyio.errors import (
     ShutdownError,
     TriggerRegistrationError,
 )
-from iii_anyio.devengine._router import Router
 from tests.protocol.link import REGISTER, FakeLink, RouterEnd, Script
 
 IDENTITY = {"runtime": "python", "version": "1", "name": "billing", "os": "Linux", "pid": 4242, "namespace": "orders"}
@@ -170,6 +170,7 @@ def test_every_registration_is_announced_once_on_every_link(worker: WorkerSessio
     for _ in range(3):
         link, _ = join(worker)
         worker.announce(entry)
+        link.write()
         assert [kind for kind in kinds(link.written) if kind[0] == "registerfunction"] == [("registerfunction", "f")]
         link.close()
 
@@ -189,7 +190,7 @@ def test_the_identity_is_taken_whenever_it_comes_and_the_last_one_counts(worker:
     script.answer(link.write()[-1], result={"success": True})
     link.carry()
     assert worker.phase is Phase.JOINED
-    assert worker.worker_id is None
+    assert (worker.worker_id, worker.features) == (None, [])
     script.say("workerregistered", worker_id="early", reattach_token="t-1", features=["observe.v1"])
     link.carry()
     assert (worker.worker_id, worker.features) == ("early", ["observe.v1"])
@@ -219,7 +220,7 @@ def test_a_registration_made_on_a_link_is_sent_at_once(worker: WorkerSession) ->
     assert kinds(link.write()) == [("registertrigger", "1")]
 
 
-def test_a_withdrawal_is_sent_on_the_link_that_saw_the_registration(worker: WorkerSession) -> None:
+def test_a_withdrawal_is_sent_at_once(worker: WorkerSession) -> None:
     function, kind, trigger = add_function(worker, "f"), add_type(worker, "webhook"), add_trigger(worker, "1")
     link, _ = join(worker)
     del worker.registry.trigger_types["webhook"], worker.registry.triggers["1"]
@@ -250,12 +251,24 @@ def test_a_trigger_type_that_was_replaced_is_announced_again(worker: WorkerSessi
 
 def test_a_registration_that_was_withdrawn_before_it_was_announced_is_never_announced(worker: WorkerSession) -> None:
     """Another thread registers it, the loop withdraws it, then the loop learns of the registration."""
-    join(worker)
+    link, _ = join(worker)
     entry = registration(RegisterFunction("f"), UnregisterFunction("f"))
     worker.registry.add_function(entry)
     remove_function(worker, entry)
     worker.announce(entry)
-    assert not worker.has_outgoing
+    assert kinds(link.write()) == [("unregisterfunction", "f")]
+
+
+def test_a_withdrawal_is_also_that_of_the_registration_it_has_replaced(worker: WorkerSession) -> None:
+    """Another thread replaces it, the loop withdraws the new one before it has learned of it."""
+    add_type(worker, "webhook")
+    link, _ = join(worker)
+    entry = registration(RegisterTriggerType("webhook", "new"), UnregisterTriggerType("webhook"))
+    worker.registry.trigger_types["webhook"] = entry
+    del worker.registry.trigger_types["webhook"]
+    worker.withdraw(entry)
+    worker.announce(entry)
+    assert kinds(link.write()) == [("unregistertriggertype", "webhook")]
 
 
 def test_a_withdrawal_that_comes_late_leaves_the_successor_alone(worker: WorkerSession) -> None:
@@ -601,6 +614,29 @@ def test_calls_wait_until_the_engine_has_answered_the_register_call(worker: Work
     joined = submit(worker, "joined")
     assert [message["data"] for message in link.write()] == ["offline", "joining", "joined"]
     assert all(call.is_sent for call in (offline, joining, joined))
+
+
+def test_what_waits_to_be_written_is_counted_in_bytes(worker: WorkerSession) -> None:
+    """So that producers can wait while it is too much."""
+    add_function(worker, "f")
+    submit(worker, "offline")
+    script = Script()
+    link = FakeLink(worker, script)
+    outgoing_bytes = worker.outgoing_bytes
+    assert outgoing_bytes == sum(map(len, worker.take_outgoing()))
+    assert worker.outgoing_bytes == 0
+    worker.link_down()
+    link = FakeLink(worker, script)
+    script.answer(link.write()[-1], result=None)
+    link.carry_to_worker()
+    submit(worker, "joined")
+    worker.answer(link.number, b"result")
+    add_function(worker, "g")
+    worker.confirm(0.0)
+    outgoing_bytes = worker.outgoing_bytes
+    texts = worker.take_outgoing()
+    assert len(texts) == 5
+    assert outgoing_bytes == sum(map(len, texts))
 
 
 def test_a_call_is_written_as_it_was_encoded_and_ends_with_its_answer(worker: WorkerSession) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 from anyio import create_task_group, fail_after
 from anyio.lowlevel import checkpoint
 
-from iii_anyio import HeartbeatOptions, InitOptions, ReconnectionConfig, open_worker
+from iii_anyio import HeartbeatOptions, InitOptions, ReconnectionConfig, Worker, open_worker
 from iii_anyio.errors import LinkClosed
 
 pytestmark = pytest.mark.anyio
@@ -81,12 +82,27 @@ class Wires:
     def __init__(self, *wires: ScriptedWire) -> None:
         self.wires = list(wires)
         self.opened = 0
+        self._another = anyio.Event()
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[ScriptedWire]:
         wire = self.wires[self.opened]
         self.opened += 1
+        self._another.set()
+        self._another = anyio.Event()
         yield wire
+
+    async def wait_another(self) -> float:
+        """Wait for the next attempt and return its time."""
+        await self._another.wait()
+        return anyio.current_time()
+
+
+async def until(iii: Worker, state: str) -> None:
+    reached = anyio.Event()
+    remove = iii.add_connection_state_listener(lambda now: reached.set() if now == state else None)
+    await reached.wait()
+    remove()
 
 
 def options(**more: Any) -> InitOptions:
@@ -120,9 +136,7 @@ async def test_a_ping_that_stays_unanswered_for_10_seconds_ends_the_link() -> No
     async with open_worker(connector=wires, options=options()) as iii:
         await iii.wait_ready()
         start = anyio.current_time()
-        while wires.opened < 2:
-            await anyio.sleep(0.1)
-        assert 30 <= anyio.current_time() - start < 31, "20 s to the ping, 10 s to its pong"
+        assert 30 <= await wires.wait_another() - start < 31, "20 s to the ping, 10 s to its pong"
         assert len(dead.pings) == 1
         await iii.wait_ready()
         assert alive.sent[0] == {"type": "reattach", "previous_worker_id": "w-1", "reattach_token": "t-1"}
@@ -147,9 +161,7 @@ async def test_heartbeat_times_are_options() -> None:
     async with open_worker(connector=wires, options=options(heartbeat=heartbeat)) as iii:
         await iii.wait_ready()
         start = anyio.current_time()
-        while wires.opened < 2:
-            await anyio.sleep(0.01)
-        assert 3 <= anyio.current_time() - start < 3.1
+        assert 3 <= await wires.wait_another() - start < 3.1
 
 
 @pytest.mark.parametrize("anyio_backend", ["virtual"], indirect=True)
@@ -177,6 +189,7 @@ async def test_delays_between_attempts_double_and_are_reset_by_a_complete_set_up
         times.append(anyio.current_time())
         if len(times) in {1, 2, 3, 4}:
             raise LinkClosed(1006, "no")
+        wire.closed_with = None
         yield wire
 
     config = ReconnectionConfig(jitter_factor=0)
@@ -184,12 +197,12 @@ async def test_delays_between_attempts_double_and_are_reset_by_a_complete_set_up
         connector=connector, options=InitOptions(worker_name="w", reconnection_config=config)
     ) as iii:
         await iii.wait_ready()
-        gaps = [round(later - earlier, 3) for earlier, later in zip(times, times[1:], strict=False)]
+        gaps = [round(later - earlier, 3) for earlier, later in itertools.pairwise(times)]
         assert gaps == [1, 2, 4, 8]
         closed = anyio.current_time()
         await wire.aclose(1001)
-        while len(times) < 6:
-            await anyio.sleep(0.5)
+        await until(iii, "reconnecting")
+        await iii.wait_ready()
         assert 1 <= times[5] - closed < 1.5
 
 
