@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import Parameter
@@ -28,6 +29,8 @@ __all__ = ("Binding", "bind")
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 CallArgs: TypeAlias = Callable[[Any, Any], Arguments]
 Finish: TypeAlias = Callable[[Any], object]
+
+logger: Final = logging.getLogger("iii_anyio")
 
 _CALLER: Final = "_caller_worker_id"
 _NO_KEYWORDS: Final[dict[str, Any]] = {}
@@ -91,6 +94,12 @@ def bind(
         call, is_async = _on_the_loop(handler), True
 
     signature = _read(handler)
+    if signature.hints is None and validate is not False and _has_annotations(handler):
+        logger.warning(
+            "the annotations of the handler of %r do not resolve: it gets raw JSON, and no schema is published. "
+            "Define their types where the handler can see them, or say validate=False",
+            function_id,
+        )
     if validate and signature.hints is None:
         raise TypeError(
             f"the annotations of the handler of {function_id!r} do not resolve, so validate=True cannot hold"
@@ -186,6 +195,10 @@ def _read(handler: Any) -> _Signature:
     if not inspect.isroutine(target):
         target = type(target).__call__
     return _Signature(parameters_of(handler), resolve_hints(target, include_extras=True))
+
+
+def _has_annotations(handler: Any) -> bool:
+    return bool(getattr(_unwrap_partial(handler), "__annotations__", None))
 
 
 def _is_upstreams(annotation: Any) -> bool:

@@ -77,13 +77,30 @@ def extract_response_format(func: Any) -> dict[str, Any] | None:
 
 
 def resolve_hints(func: Any, *, include_extras: bool = False) -> dict[str, Any] | None:
-    """The resolved annotations of a function or method; ``None`` for anything else, or when one does not resolve."""
+    """The resolved annotations of a function or method; ``None`` for anything else, or when one does not resolve.
+
+    Names that the function's module does not have are looked up where the registering code runs: with
+    ``from __future__ import annotations`` a model defined in that very function is known nowhere else.
+    """
     if not inspect.isroutine(func):
         return None
     try:
         return typing.get_type_hints(func, include_extras=include_extras)
-    except Exception:  # noqa: BLE001 - annotations are arbitrary code
+    except NameError:
+        try:
+            return typing.get_type_hints(func, localns=_locals_of_caller(), include_extras=include_extras)
+        except Exception:  # noqa: BLE001 - annotations are arbitrary code
+            return None
+    except Exception:  # noqa: BLE001
         return None
+
+
+def _locals_of_caller() -> dict[str, Any]:
+    """The local names of the innermost function on the stack that is not this package's."""
+    frame = sys._getframe()  # pyright: ignore[reportPrivateUsage] - what typing and pydantic do for the same end
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("iii_anyio."):
+        frame = frame.f_back
+    return dict(frame.f_locals)
 
 
 def parameters_of(func: Any) -> list[inspect.Parameter] | None:

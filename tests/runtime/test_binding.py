@@ -872,3 +872,24 @@ def test_a_handler_is_called_and_answers() -> None:
         "body": Item(sku="a", qty=2),
         "headers": {},
     }
+
+
+def test_models_defined_in_the_registering_function_are_found() -> None:
+    class Local(BaseModel):
+        n: int
+
+    def handler(data: Local) -> int:
+        return data.n
+
+    assert bind("f", handler).call_args({"n": 1}, ABSENT) == ((Local(n=1),), {})
+
+
+def test_annotations_that_do_not_resolve_are_said_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    def handler(data: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
+        pass
+
+    assert bind("f", handler).call_args({"n": 1}, ABSENT) == (({"n": 1},), {})
+    assert "'f' do not resolve" in caplog.text
+    caplog.clear()
+    bind("f", handler, validate=False)
+    assert not caplog.text
