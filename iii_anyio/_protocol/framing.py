@@ -90,7 +90,7 @@ class Framing:
         self._missing = 0
         self._key = b""
         self._owed = 0  # bytes of a frame that is being passed on to _protocol
-        self._fragments: list[bytes | bytearray | memoryview] | None = None  # of a message whose end is to come
+        self._fragments: BytesIO | None = None  # of a message whose end is to come; joined, for they may be tiny
         self._is_binary = False  # the message in _growing or _fragments
         self._binary: list[int] = []  # which of the messages just received were binary
         self._keys = b""
@@ -223,13 +223,13 @@ class Framing:
                 del self.pongs[:-_PONGS_KEPT]
             elif opcode is Opcode.TEXT or opcode is Opcode.BINARY or opcode is Opcode.CONT:
                 if self._fragments is None:
-                    self._fragments = []
+                    self._fragments = BytesIO()
                     self._is_binary = opcode is Opcode.BINARY
-                self._fragments.append(frame.data)
+                self._fragments.write(frame.data)
                 if frame.fin:
                     if self._is_binary:
                         self._binary.append(len(messages))
-                    messages.append(b"".join(self._fragments))
+                    messages.append(self._fragments.getvalue())
                     self._fragments = None
         if protocol.close_rcvd is not None:
             self.is_finished = True

@@ -401,40 +401,44 @@ async def test_shutdown_from_a_handler_only_starts_it() -> None:
         async with (
             an_engine() as engine,
             open_worker(connector=engine.connector(), options=options("caller")) as caller,
+            open_worker(connector=engine.connector(), options=options("callee")) as iii,
         ):
-            async with open_worker(connector=engine.connector(), options=options("callee")) as iii:
 
-                @iii.function("stop")
-                async def stop(_: Any) -> str:
-                    await iii.shutdown_async()
-                    return "stopping"
+            @iii.function("stop_in_thread")
+            def stop_in_thread(_: Any) -> str:
+                iii.shutdown()
+                return "stopping"
 
-                @iii.function("stop_in_thread")
-                def stop_in_thread(_: Any) -> str:
-                    iii.shutdown()
-                    return "stopping"
+            await iii.wait_ready()
+            assert await caller.trigger_async("stop_in_thread", {}) == "stopping"
+            await iii.serve()
+        async with an_engine() as engine, open_worker(connector=engine.connector(), options=options("w")) as iii:
 
-                await iii.wait_ready()
-                assert await caller.trigger_async("stop_in_thread", {}) == "stopping"
-                await iii.serve()
+            @iii.function("stop")
+            async def stop(_: Any) -> str:
+                await iii.shutdown_async()
+                return "stopping"
+
+            await iii.wait_ready()
+            assert await iii.trigger_async("stop", {}) == "stopping"
+            await iii.serve()
 
 
 async def test_shutdown_while_the_engine_is_away_does_not_wait_for_it() -> None:
+    slow = InitOptions(reconnection_config=ReconnectionConfig(initial_delay_ms=60_000))
     with fail_after(10):
         async with an_engine() as engine:
             cable = Cable(engine)
             cable.is_unplugged = True
-            slow = ReconnectionConfig(initial_delay_ms=60_000)
-            async with open_worker(connector=cable, options=InitOptions(reconnection_config=slow)) as iii:
-                async with create_task_group() as tasks:
+            async with open_worker(connector=cable, options=slow) as iii, create_task_group() as tasks:
 
-                    async def call() -> None:
-                        with pytest.raises(ShutdownError):
-                            await iii.trigger_async("f", {})
+                async def call() -> None:
+                    with pytest.raises(ShutdownError):
+                        await iii.trigger_async("f", {})
 
-                    tasks.start_soon(call)
-                    await anyio.wait_all_tasks_blocked()
-                    await iii.shutdown_async()
+                tasks.start_soon(call)
+                await anyio.wait_all_tasks_blocked()
+                await iii.shutdown_async()
 
 
 # -- cancellation ----------------------------------------------------------------------------------------------------

@@ -578,6 +578,21 @@ def test_one_copy_of_a_payload_is_alive_while_it_arrives(is_client: bool) -> Non
     assert peak < 1.2 * size
 
 
+def test_tiny_fragments_take_no_more_memory_than_the_message() -> None:
+    count = 20_000
+    start, more = (frame(op, b"x", to_client=True, fin=False) for op in (Opcode.TEXT, Opcode.CONT))
+    data = start + more * count
+    framing = Framing(is_client=True)
+    tracemalloc.start()
+    try:
+        receive_all(framing, in_chunks(data, 1000))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 4 * count
+    assert framing.receive(frame(Opcode.CONT, b"end", to_client=True)) == [b"x" * (count + 1) + b"end"]
+
+
 def test_a_long_message_is_masked_piece_by_piece() -> None:
     message = bytes(8 * MIB)
     framing = Framing(is_client=True)

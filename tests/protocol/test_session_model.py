@@ -6,6 +6,7 @@ knows what must have become of each call and registration, and compares after ev
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -131,6 +132,7 @@ class SessionModel(RuleBasedStateMachine):
     def begin(self, taken: set[str]) -> None:
         self.now = 0.0
         self.numbers = 0
+        self.ids = itertools.count(1)
         self.link: FakeLink | None = None
         self.start_engine(taken)
         self.start_worker()
@@ -141,6 +143,7 @@ class SessionModel(RuleBasedStateMachine):
 
     def start_engine(self, taken: set[str]) -> None:
         self.hub = Hub()
+        self.hub.numbers = self.ids  # an engine does not give the ids of the one before it
         self.ghosts: list[FakeLink] = []
         """Links that we have lost and the engine has not."""
         self.rival: Peer | None = None

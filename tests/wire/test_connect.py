@@ -349,8 +349,8 @@ async def test_a_peer_that_says_nothing_is_given_up(scheme: str, stage: str) -> 
     with fail_after(5):
         async with raw_serving(sleep_forever) as port:
             trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            error = await failure(f"{scheme}://127.0.0.1:{port}", connect_timeout=0.1, verify_tls=trust)
-    assert "gave up after 0.1 s" in str(error)
+            error = await failure(f"{scheme}://127.0.0.1:{port}", connect_timeout=0.25, verify_tls=trust)
+    assert "gave up after 0.25 s" in str(error)
     assert stage in str(error)
 
 
@@ -626,7 +626,7 @@ async def test_a_proxy_that_refuses() -> None:
 async def test_a_proxy_that_says_nothing_is_given_up() -> None:
     with fail_after(5):
         async with raw_serving(sleep_forever) as port:
-            error = await failure("ws://engine.test:1", proxy=f"http://127.0.0.1:{port}", connect_timeout=0.1)
+            error = await failure("ws://engine.test:1", proxy=f"http://127.0.0.1:{port}", connect_timeout=0.25)
     assert "waiting for the proxy" in str(error)
 
 

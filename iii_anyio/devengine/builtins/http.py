@@ -51,7 +51,6 @@ from .._http_messages import (
 from .._routes import Match, Route, RouteTable
 
 if TYPE_CHECKING:
-
     from ...abc import Invoker
     from .._asgi_server import Receive, Scope, Send
 
