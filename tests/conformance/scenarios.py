@@ -1,0 +1,2 @@
+"""What the recorded clients did, done by our worker."""
+SCENARIOS = {}
