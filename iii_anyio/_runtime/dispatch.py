@@ -170,7 +170,7 @@ class Dispatcher:
 
     def _fail(self, message: InvokeFunction, link: int, exc: BaseException) -> None:
         if isinstance(exc, get_cancelled_exc_class()):
-            logger.warning("handler of %r was cancelled before it finished", message.function_id)
+            logger.info("handler of %r was cancelled before it finished", message.function_id)
         elif isinstance(exc, IIIError):
             logger.info("handler of %r failed: %s", message.function_id, exc)
         else:
@@ -214,6 +214,11 @@ class Dispatcher:
             logger.warning("%d invocations still waiting for a place ended with the connection", forgotten)
         for scope in list(self._cancel_on_loss):
             scope.cancel()
+
+    def running_functions(self) -> str:
+        """What runs, for a log line: function ids with how often."""
+        functions = [registration.target for registration in self._session.registry.functions.values()]
+        return ", ".join(f"{entry.function_id} ({entry.running})" for entry in functions if entry.running)
 
     def stop_accepting(self) -> None:
         """Refuse new invocations; those that run or wait go on."""

@@ -238,7 +238,11 @@ class Supervisor:
                 with self._drain:
                     await self.dispatcher.wait_idle()
             if self.dispatcher.running:
-                logger.warning("%d handlers did not finish in time and are cancelled", self.dispatcher.running)
+                logger.warning(
+                    "%d handlers did not finish in time and are cancelled: %s",
+                    self.dispatcher.running,
+                    self.dispatcher.running_functions(),
+                )
             self._handlers_scope.cancel()
             with move_on_after(LAST_WORDS):
                 await self._handlers_ended.wait()

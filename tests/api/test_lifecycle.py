@@ -372,7 +372,7 @@ async def test_handlers_that_outlast_the_deadline_are_cancelled_and_answered(cap
 
                 tasks.start_soon(call)
                 await started.wait()
-            assert "1 handlers did not finish in time" in caplog.text
+            assert "1 handlers did not finish in time and are cancelled: stuck (1)" in caplog.text
 
 
 async def test_after_shutdown_every_method_raises_or_returns_at_once() -> None:
@@ -475,10 +475,10 @@ async def test_cancelling_a_worker_at_any_step_leaves_nothing_behind() -> None:
 
             await scenario()
             before = open_sockets()
-            steps = min(await count_steps(scenario), 400)
+            steps = await count_steps(scenario)
             assert steps > 5
             cancelled = 0
-            for step in range(0, steps, max(1, steps // 60)):
+            for step in range(steps):
                 with CancelScope() as scope:
                     async with create_task_group() as tasks:
                         tasks.start_soon(cancel_after, step, scope)
