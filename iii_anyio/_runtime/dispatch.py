@@ -72,6 +72,14 @@ class Dispatcher:
         self._group = group
         self.providing.open(group)
 
+    def close(self) -> None:
+        """The group is about to end: start nothing in it any more, and answer what waits."""
+        self._is_accepting = False
+        self._group = None
+        self.providing.close()
+        for message in self._take_waiting():
+            self._refuse(message, "worker_shutting_down", "the worker ended before it came to this invocation")
+
     # -- what the link hands over --------------------------------------------------------------------------------
 
     def act(self, message: Message) -> None:
@@ -117,7 +125,7 @@ class Dispatcher:
         self._answer(message, self._session.link, failure(message, InvocationError(code, text)))
 
     def _start(self, function: Function, message: InvokeFunction, link: int) -> None:
-        assert self._group is not None, "open() comes before the first link"
+        assert self._group is not None, "_invoke() and _finished() look"
         function.running += 1
         self.running += 1
         if self.running == 1:
@@ -205,15 +213,20 @@ class Dispatcher:
 
     def link_lost(self) -> None:
         """Forget what waits (its callers have been told that it stopped) and cancel what asked for it."""
-        forgotten = self._waiting
-        self._backlog.clear()
-        for registration in list(self._session.registry.functions.values()):
-            registration.target.waiting.clear()
-        self._waiting = 0
-        if forgotten:
-            logger.warning("%d invocations still waiting for a place ended with the connection", forgotten)
+        if forgotten := self._take_waiting():
+            logger.warning("%d invocations still waiting for a place ended with the connection", len(forgotten))
         for scope in list(self._cancel_on_loss):
             scope.cancel()
+
+    def _take_waiting(self) -> list[InvokeFunction]:
+        waiting = [message for _, message, _ in self._backlog]
+        self._backlog.clear()
+        for registration in list(self._session.registry.functions.values()):
+            function: Function = registration.target
+            waiting += [message for message, _ in function.waiting]
+            function.waiting.clear()
+        self._waiting = 0
+        return waiting
 
     def running_functions(self) -> str:
         """What runs, for a log line: function ids with how often."""

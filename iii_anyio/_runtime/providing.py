@@ -44,6 +44,10 @@ class Providing:
         """Run the handlers in this group from now on."""
         self._group = group
 
+    def close(self) -> None:
+        """The group has ended: binds and unbinds that come now are dropped, with the link about to go."""
+        self._group = None
+
     def act(self, message: RegisterTrigger | UnregisterTrigger) -> None:
         """Take a bind or unbind from the reader. Never waits."""
         binding = self._bindings.get(message.id)
@@ -56,9 +60,10 @@ class Providing:
                     message, link, {"code": "trigger_type_not_found", "message": f"no trigger type {type_id!r} here"}
                 )
             return
+        if self._group is None:
+            return
         jobs = self._jobs.get(type_id)
         if jobs is None:
-            assert self._group is not None, "open() comes before the first link"
             jobs = self._jobs[type_id] = deque()
             self._group.start_soon(self._run, type_id, jobs, name=f"iii trigger type {type_id}")
         jobs.append((message, link))

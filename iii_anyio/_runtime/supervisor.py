@@ -205,7 +205,10 @@ class Supervisor:
                 async with create_task_group() as handlers:
                     self.dispatcher.open(handlers)
                     task_status.started()
-                    await anyio.sleep_forever()
+                    try:
+                        await anyio.sleep_forever()
+                    finally:
+                        self.dispatcher.close()
         finally:
             self._handlers_ended.set()
 
