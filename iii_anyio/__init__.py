@@ -10,6 +10,7 @@ from types import FunctionType
 from ._runtime.context import Invocation, running_invocation
 from ._version import __version__
 from .client import IIIClient, register_worker
+from .context import Context, get_context, with_context
 from .engine import EngineFunctions, EngineTriggers
 from .errors import (
     AuthenticationError,
@@ -37,6 +38,7 @@ from .http import (
     HttpAuthHmac,
     HttpInvocationConfig,
 )
+from .observability import Logger
 from .options import (
     DEFAULT_ENGINE_URL,
     ConnectionStateCallback,
@@ -66,6 +68,7 @@ __all__ = (
     "ConnectError",
     "ConnectionLostError",
     "ConnectionStateCallback",
+    "Context",
     "DecodeError",
     "EncodeError",
     "EngineFunctions",
@@ -86,6 +89,7 @@ __all__ = (
     "InvocationForbiddenError",
     "InvocationTimeoutError",
     "Limits",
+    "Logger",
     "OfflineQueueFullError",
     "PayloadTooLargeError",
     "ReconnectionConfig",
@@ -102,9 +106,11 @@ __all__ = (
     "Worker",
     "WorkerStateError",
     "__version__",
+    "get_context",
     "open_worker",
     "register_worker",
     "running_invocation",
+    "with_context",
 )
 
 # Show names where users import them. Not models: pydantic resolves late annotations in the module they name.

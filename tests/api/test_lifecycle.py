@@ -478,7 +478,7 @@ async def test_cancelling_a_worker_at_any_step_leaves_nothing_behind() -> None:
             steps = await count_steps(scenario)
             assert steps > 5
             cancelled = 0
-            for step in range(steps):
+            for step in range(0, steps, 1 + steps // 300):  # waiting for a thread or the kernel counts passes, too
                 with CancelScope() as scope:
                     async with create_task_group() as tasks:
                         tasks.start_soon(cancel_after, step, scope)

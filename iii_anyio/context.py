@@ -1,0 +1,64 @@
+"""What a handler can ask about itself: logger, trace, and the invocation it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from ._protocol.messages import ABSENT
+from ._runtime.context import running_invocation
+from .observability import Logger
+
+__all__ = ("Context", "get_context", "with_context")
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """What ``get_context`` gives. Outside a handler only ``logger`` is set.
+
+    Upstream had it until iii-sdk 0.8; the fields after ``trace`` are ours.
+    """
+
+    logger: Logger = field(default_factory=Logger)
+    """In a handler it names the function and carries the trace of the invocation."""
+    trace: Any = None
+    """W3C ``traceparent`` of the invocation, when the caller sent one."""
+    function_id: str | None = None
+    invocation_id: str | None = None
+    metadata: Any = None
+
+
+_explicit: Final[ContextVar[Context | None]] = ContextVar("iii_anyio_context", default=None)
+
+
+def get_context() -> Context:
+    """Return the context of the running handler, or the one of ``with_context``; anywhere else a fresh one."""
+    explicit = _explicit.get()
+    if explicit is not None:
+        return explicit
+    invocation = running_invocation()
+    if invocation is None:
+        return Context()
+    trace_id = span_id = None
+    if invocation.traceparent is not None:
+        _, trace_id, span_id, *_ = [*invocation.traceparent.split("-"), None, None, None]
+    return Context(
+        Logger(trace_id, invocation.function_id, span_id),
+        invocation.traceparent,
+        invocation.function_id,
+        invocation.invocation_id,
+        None if invocation.metadata is ABSENT else invocation.metadata,
+    )
+
+
+async def with_context(fn: Callable[[Context], Awaitable[T]], context: Context) -> T:
+    """Await ``fn(context)`` with ``get_context`` returning that context, for tests and background work."""
+    token = _explicit.set(context)
+    try:
+        return await fn(context)
+    finally:
+        _explicit.reset(token)
