@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from types import FunctionType
 
-from ._runtime.context import Invocation, running_invocation
 from ._version import __version__
 from .client import IIIClient, register_worker
-from .context import Context, get_context, with_context
+from .context import Context, Invocation, get_context, running_invocation, with_context
 from .engine import EngineFunctions, EngineTriggers
 from .errors import (
     AuthenticationError,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from ._protocol.messages import ABSENT
-from ._runtime.context import running_invocation
+from ._runtime.context import Invocation, running_invocation
 from .observability import Logger
 
-__all__ = ("Context", "get_context", "with_context")
+__all__ = ("Context", "Invocation", "get_context", "running_invocation", "with_context")
 
 T = TypeVar("T")
 

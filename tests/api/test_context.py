@@ -40,7 +40,7 @@ async def test_a_handler_sees_its_invocation_in_tasks_and_threads(caplog: pytest
 
 async def test_outside_a_handler_there_is_a_working_logger_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     context = get_context()
-    context.logger.warn("hello")
+    context.logger.warn("hello")  # noqa: G010 - upstream's name, not logging's
     assert "hello" in caplog.text
     assert (context.function_id, context.invocation_id, context.trace, context.metadata) == (None, None, None, None)
 
