@@ -35,7 +35,7 @@ def resolve_namespace(options: InitOptions) -> str | None:
         if not options.namespace.strip():
             raise ValueError("InitOptions.namespace must not be blank; leave it out for the default namespace")
         return options.namespace
-    from_environment = os.environ.get("III_NAMESPACE")
+    from_environment = _environment("III_NAMESPACE")
     return from_environment if from_environment and from_environment.strip() else None
 
 
@@ -45,7 +45,7 @@ def worker_name(options: InitOptions) -> Generator[str]:
 
     The engine allows one live worker a name (G-10), so a default shared by two clients would end the second.
     """
-    given = os.environ.get("III_WORKER_NAME") or options.worker_name
+    given = _environment("III_WORKER_NAME") or options.worker_name
     if given:
         yield given
         return
@@ -71,10 +71,10 @@ def identity(name: str, namespace: str | None, project_name: str | None, options
         "name": name,
         "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "pid": os.getpid(),
-        "isolation": os.environ.get("III_ISOLATION"),
+        "isolation": _environment("III_ISOLATION"),
         "namespace": namespace,
         "telemetry": {
-            "language": telemetry.language or os.environ.get("LANG", "").split(".")[0] or None,
+            "language": telemetry.language or (_environment("LANG") or "").split(".")[0] or None,
             "project_name": telemetry.project_name or project_name,
             "framework": telemetry.framework or "iii-anyio",
         },
@@ -83,6 +83,16 @@ def identity(name: str, namespace: str | None, project_name: str | None, options
     if options.worker_description:
         payload["description"] = options.worker_description
     return payload
+
+
+def _environment(name: str) -> str | None:
+    """A variable's value. What is not UTF-8 in it arrives as lone surrogates, which no message can carry (G-2)."""
+    value = os.environ.get(name)
+    return value if value is None else _clean(value)
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def find_project_name() -> str | None:
@@ -95,4 +105,4 @@ def find_project_name() -> str | None:
         name = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8")).get("project", {}).get("name")
     except (OSError, ValueError, AttributeError):
         name = None
-    return name if isinstance(name, str) and name else here.name or None
+    return name if isinstance(name, str) and name else _clean(here.name) or None

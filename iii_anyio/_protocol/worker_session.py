@@ -63,9 +63,14 @@ class Phase(enum.Enum):
 
 
 class WorkerSession:
-    """See the module's rules. Not thread-safe: everything here runs on the loop."""
+    """See the module's rules. Not thread-safe: everything here runs on the loop.
+
+    Raises:
+        EncodeError: The identity is not JSON.
+    """
 
     def __init__(self, identity: dict[str, Any], *, max_queued: int) -> None:
+        encode(InvokeFunction(REGISTER_WORKER, identity))  # or else ``link_up`` would fail, half-way, on every link
         self.phase = Phase.OFFLINE
         self.registry = Registry()
         self.calls = CallTable(max_queued=max_queued)
@@ -237,11 +242,11 @@ class WorkerSession:
         self.revision += 1
         if isinstance(call.error, InvocationError) and self.phase is Phase.JOINING:
             # FORBIDDEN, INVALID_NAMESPACE (§6.2): asking again cannot help.
-            self._refuse(
-                RegistrationRejectedError(
-                    call.error.code, self._identity.get("namespace"), self._identity.get("name"), None
-                )
+            refusal = RegistrationRejectedError(
+                call.error.code, self._identity.get("namespace"), self._identity.get("name"), None
             )
+            refusal.__cause__ = call.error  # what the engine said about it
+            self._refuse(refusal)
             return
         # Once the namespace is known, an error confirms as well: registrations are handled in order, before the
         # invocations that follow them (§3.4).

@@ -29,6 +29,7 @@ from iii_anyio.errors import (
     ConnectError,
     ConnectionLostError,
     DecodeError,
+    EncodeError,
     InvocationError,
     InvocationTimeoutError,
     OfflineQueueFullError,
@@ -135,6 +136,12 @@ def test_the_register_call_carries_the_identity_and_an_id_to_await(worker: Worke
     invocation_id = call.pop("invocation_id")
     assert isinstance(invocation_id, str)
     assert call == {"type": "invokefunction", "function_id": REGISTER, "data": IDENTITY}
+
+
+def test_an_identity_that_json_cannot_carry_is_refused_at_once() -> None:
+    """Not on every link: a directory name or a variable may hold bytes that are no UTF-8, and end up in it."""
+    with pytest.raises(EncodeError, match="project_name"):
+        WorkerSession(IDENTITY | {"telemetry": {"project_name": "caf\udce9"}}, max_queued=1)
 
 
 def test_later_links_begin_with_reattach(worker: WorkerSession) -> None:
