@@ -113,6 +113,7 @@ _PROTOCOL: Final = {
     "§7.4": "what a queue provider is given",
     "§7.5": "what ends with a connection",
     "§8": "the codes of errors",
+    "§9.1": "registering a type again makes a provider of it anew",
     "§9.2": "providers, and triggers without one",
     "§9.4": "triggers of lost registrants and providers",
     "§9.5": "durable triggers",

@@ -201,6 +201,13 @@ class _Connection:
                 return event
             await self.read()
 
+    def skip_body(self) -> bool:
+        """Pass over the rest of a body that nobody reads, as far as it has come; whether that was all of it."""
+        with suppress(h11.RemoteProtocolError):
+            while self.http.their_state is h11.SEND_BODY and isinstance(self.http.next_event(), h11.Data):
+                pass
+        return self.http.their_state is h11.DONE
+
     async def read(self) -> bool:
         """Read once and feed the protocol; False when the client has closed."""
         try:
@@ -327,7 +334,7 @@ class _Exchange:
         events: list[h11.Event] = []
         if not self._has_head:
             headers = list(start.get("headers", ()))
-            if self._connection.is_retired:
+            if self._connection.is_retired or (is_last and not self._has_body and not self._connection.skip_body()):
                 headers.append((b"connection", b"close"))
             events.append(_head(start["status"], headers))
             self._has_head = True

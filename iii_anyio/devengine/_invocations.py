@@ -163,7 +163,9 @@ class Invocations:
         callee = function.owner
         assert callee is not None
         traceparent, baggage = invocation.traceparent, invocation.baggage
-        if traceparent is not None or baggage is not None:  # nothing is forwarded when neither is known (§7.6)
+        is_fire = invocation.caller is not None and invocation.caller.is_in_process
+        # §7.6: nothing is forwarded when neither is known. The recorded fires of built-ins carry no baggage.
+        if baggage is not None or (traceparent is not None and not is_fire):
             baggage = name_in_baggage(baggage, function.id)
         if metadata is None:
             metadata = ABSENT  # null is none (§4.1)

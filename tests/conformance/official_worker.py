@@ -46,7 +46,7 @@ def main(url: str, tag: str, namespace: str | None = None) -> None:
 
     told: list[Any] = []
 
-    class Bindings(TriggerHandler[Any]):  # type: ignore[misc]
+    class Bindings(TriggerHandler[Any]):
         async def register_trigger(self, config: Any) -> None:
             told.append(["bind", config.id, config.function_id, config.config, config.metadata, config.namespace])
             if config.config == "refuse":

@@ -47,27 +47,25 @@ class Target:
 
     @asynccontextmanager
     async def open(
-        self, *, http: bool | HttpOptions = False, seconds: float = LIMIT, **options: Any
+        self, *, http: bool | HttpOptions = False, seconds: float = LIMIT
     ) -> AsyncGenerator[EngineUnderTest]:
         """Have the engine for a block, which may take ``seconds``.
 
         Args:
             http: Whether the test makes HTTP requests. Options are for what only an embedded engine can be told.
             seconds: For everything in the block.
-            **options: Of ``open_engine``; for tests that only run on the embedded engine.
         """
         with fail_after(seconds):
             if self.outside is not None:
-                if isinstance(http, HttpOptions) or options:
+                if isinstance(http, HttpOptions):
                     pytest.skip("an outside engine cannot be told options")
                 if http and self.outside.http is None:
                     pytest.skip("needs the outside engine's HTTP address: --engine-http")
                 yield EngineUnderTest(None, self.outside.url, self.outside.http or "")
                 return
-            if isinstance(http, HttpOptions):
-                options["http"] = http
             port = None if self.kind == "direct" else 0
-            async with open_engine(port=port, http_port=0 if http else None, **options) as engine:
+            options = http if isinstance(http, HttpOptions) else None
+            async with open_engine(port=port, http_port=0 if http else None, http=options) as engine:
                 yield EngineUnderTest(engine, engine.url, engine.http_url)
 
     def skip_outside(self, reason: str) -> None:

@@ -12,7 +12,7 @@ from anyio import create_task_group
 
 from iii_anyio import ConnectionLostError, InvocationError, Worker
 from tests.contract.providers import Bindings
-from tests.contract.targets import Target
+from tests.contract.targets import Target, until
 
 pytestmark = pytest.mark.anyio
 
@@ -136,7 +136,7 @@ async def test_a_call_made_while_the_link_is_down_is_answered_when_it_is_back(ta
 
 
 async def test_the_callers_of_a_lost_worker_are_answered_invocation_stopped(target: Target) -> None:
-    """P-123, §7.5."""
+    """P-123, P-45, §7.5."""
     async with target.open() as engine, engine.line() as line, engine.worker("caller") as caller:
         started, may_go_on, has_run = anyio.Event(), anyio.Event(), anyio.Event()
 
@@ -160,14 +160,14 @@ async def test_the_callers_of_a_lost_worker_are_answered_invocation_stopped(targ
                 tasks.start_soon(call)
                 await started.wait()
                 line.cut()
-            # The handler finishes; its result belongs to the lost link and is sent on no other (P-45).
+            # The handler finishes; its result belongs to the lost link and is sent on no other.
             may_go_on.set()
             await has_run.wait()
             assert await caller.trigger_async(engine.id("echo"), 1) == 1
 
 
 async def test_a_handler_whose_caller_was_lost_finishes_and_its_worker_goes_on(target: Target) -> None:
-    """P-123, G-5, P-45."""
+    """P-123, G-5, E-27: the engine forgets the call."""
     async with target.open() as engine, engine.line() as line, engine.worker("callee") as callee:
         started, may_go_on, has_run = anyio.Event(), anyio.Event(), anyio.Event()
 
@@ -188,6 +188,12 @@ async def test_a_handler_whose_caller_was_lost_finishes_and_its_worker_goes_on(t
                 tasks.start_soon(call)
                 await started.wait()
                 line.cut()
+
+            async def is_forgotten() -> bool:
+                listed = await callee.trigger_async("engine::workers::list", {"search": engine.id("callee")})
+                return listed["workers"][0]["active_invocations"] == 1  # this question
+
+            await until(is_forgotten)
             may_go_on.set()
             await has_run.wait()
             assert await caller.trigger_async(engine.id("slow"), {}) is None

@@ -193,6 +193,25 @@ async def test_a_new_provider_gets_the_bindings_of_the_one_that_left_also_those_
             assert await second.fire(provider, refused.id, 1) == 1
 
 
+async def test_a_provider_that_registers_its_type_again_is_given_its_bindings_again(target: Target) -> None:
+    """P-50, P-126, §9.1; another worker that does becomes the provider."""
+    async with target.open() as engine, engine.workers("provider", "rival", "registrant") as (first, rival, registrant):
+        old, new, other = Bindings(), Bindings(), Bindings()
+        provide(engine, first, old)
+        await first.wait_ready()
+        registrant.register_function(engine.id("f"), lambda data: data)
+        trigger = registrant.register_trigger(engine.id("type"), engine.id("f"), {"a": 1}, {"m": 1})
+        bound = await old.expect("bind", trigger.id)
+        provide(engine, first, new)
+        assert await new.expect("bind", trigger.id) == bound
+        assert not old.has_more
+        provide(engine, rival, other)
+        assert await other.expect("bind", trigger.id) == bound
+        assert await other.fire(rival, trigger.id, 1) == 1
+        trigger.unregister()
+        await other.expect("unbind", trigger.id)
+
+
 async def test_a_provider_that_takes_its_type_back_is_asked_no_more(target: Target) -> None:
     """§5.9, P-126."""
     target.skip_outside("that of 0.23 does not know unregistertriggertype")

@@ -1,0 +1,206 @@
+"""Speaking the recorded clients' part to an engine, and listening to what our own workers say to it."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import anyio
+from anyio import create_task_group
+
+from iii_anyio.abc import Connector, Wire
+from iii_anyio.devengine import Engine
+from iii_anyio.errors import LinkClosed
+from tests.conformance.recordings import ENGINE, Entry, Ids, Texts, differences
+
+__all__ = ("Tap", "replay", "request")
+
+REGISTER = "engine::workers::register"
+
+
+# -- the client's part -----------------------------------------------------------------------------------------------
+
+
+class _Peer:
+    """One raw connection to the engine."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.received: deque[dict[str, Any]] = deque()
+        self.is_closed = False
+
+    async def read(self) -> dict[str, Any]:
+        """The next message of the engine, or its close frame."""
+        while not self.received:
+            try:
+                self.received += [json.loads(text) for text in await self.wire.receive()]
+            except LinkClosed as exc:
+                self.is_closed = True
+                self.received.append({"type": "close", "code": exc.code})
+        return self.received.popleft()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await self.wire.send([json.dumps(message, ensure_ascii=False).encode()])
+
+    async def wait_read(self) -> None:
+        """Wait until the engine has dealt with all that was sent here."""
+        if self.is_closed:
+            await anyio.wait_all_tasks_blocked()
+        else:
+            await self._ask({"type": "ping"}, type="pong")
+
+    async def wait_bound(self) -> None:
+        """Wait until also the engine's own providers have (and forget who this is)."""
+        mark = str(uuid4())
+        question = {"type": "invokefunction", "function_id": REGISTER, "data": {}, "invocation_id": mark}
+        await self._ask(question, type="invocationresult", invocation_id=mark)
+
+    async def _ask(self, question: dict[str, Any], **answer: str) -> None:
+        """Ask and wait for the answer; what comes before it stays to be read."""
+        await self.send(question)
+        before: list[dict[str, Any]] = []
+        while not answer.items() <= (message := await self.read()).items():
+            before.append(message)
+            if self.is_closed:
+                break
+        self.received += before
+
+
+async def replay(engine: Engine, *recordings: list[Entry]) -> list[str]:
+    """Say to an engine what the clients of these recordings said, one recording after the other.
+
+    Returns:
+        What the engine answered differently.
+    """
+    found: list[str] = []
+    ids = Ids()
+    async with AsyncExitStack() as stack, create_task_group() as tasks:
+        for entries in recordings:
+            peers: dict[int, _Peer] = {}
+            speaker: _Peer | None = None
+            for entry in entries:
+                if entry.direction == "http":
+                    for peer in peers.values():
+                        await peer.wait_bound()
+                    tasks.start_soon(request, engine, entry.message["text"])
+                    continue
+                if entry.conn not in peers:
+                    wire = await stack.enter_async_context(engine.connector()())
+                    peers[entry.conn] = _Peer(wire)
+                peer = peers[entry.conn]
+                if entry.direction == ENGINE:
+                    found += await _hear(peer, entry, ids)
+                    continue
+                if speaker is not None and speaker is not peer:
+                    await speaker.wait_read()  # connections are read side by side, but the recorded ones took turns
+                speaker = peer
+                await _say(peer, entry.message, ids)
+            for conn, peer in peers.items():
+                if not peer.is_closed:
+                    await peer.wait_bound()
+                found += [f"{entries[-1].where} conn {conn}: {_kind(message)} is added" for message in peer.received]
+    return found
+
+
+async def _say(peer: _Peer, message: dict[str, Any], ids: Ids) -> None:
+    if message["type"] == "close":
+        peer.is_closed = True
+        await peer.wire.aclose(message["code"])
+        return
+    if message["type"] in ("invokefunction", "registertrigger"):
+        ids.keep(message)
+    await peer.send(ids.translate(message))
+
+
+async def _hear(peer: _Peer, entry: Entry, ids: Ids) -> list[str]:
+    """Wait for the recorded message; returns what is different about it, and what came before it."""
+    found: list[str] = []
+    while not _is_meant(entry.message, message := await peer.read(), ids):
+        found.append(f"{entry.where} {_kind(message)} is added")
+        if peer.is_closed:
+            return [*found, f"{entry.where} {_kind(entry.message)} is missing"]
+    return [*found, *(f"{entry.where}{line}" for line in differences(entry.message, message, ids))]
+
+
+def _is_meant(recorded: dict[str, Any], ours: dict[str, Any], ids: Ids) -> bool:
+    if any(recorded.get(key) != ours.get(key) for key in ("type", "function_id")):
+        return False
+    return not any(ids.is_other(recorded[key], ours.get(key, "")) for key in ("id", "invocation_id") if key in recorded)
+
+
+def _kind(message: dict[str, Any]) -> str:
+    error = message.get("error")
+    words = [message["type"], message.get("function_id") or message.get("id"), error and error.get("code")]
+    return " ".join(word for word in words if isinstance(word, str))
+
+
+async def request(engine: Engine, text: str) -> bytes:
+    """Send an HTTP request as it is and read the response to its end."""
+    host, _, port = engine.http_url.rpartition("/")[2].rpartition(":")
+    response = b""
+    async with await anyio.connect_tcp(host, int(port)) as stream:
+        await stream.send(text.encode())
+        async for chunk in stream:
+            response += chunk
+    return response
+
+
+# -- what our worker says --------------------------------------------------------------------------------------------
+
+
+class Tap:
+    """Connectors to an engine that keep what their workers say."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.texts: Texts = {}
+        self.wires: dict[int, Wire] = {}
+
+    def connector(self, conn: int) -> Connector:
+        """For one worker; its connections are ``conn``, then ``conn + 10``, …"""
+        numbers = iter(range(conn, conn + 1000, 10))
+
+        @asynccontextmanager
+        async def connect() -> AsyncGenerator[Wire]:
+            number = next(numbers)
+            async with self.engine.connector()() as wire:
+                self.wires[number] = wire
+                yield _Tapped(wire, self.texts.setdefault(number, []))
+
+        return connect
+
+
+class _Tapped:
+    """A wire that notes what is sent."""
+
+    def __init__(self, wire: Wire, texts: list[dict[str, Any]]) -> None:
+        self.pongs = wire.pongs
+        self._wire = wire
+        self._texts = texts
+        self._is_lost = False
+
+    async def receive(self) -> list[bytes]:
+        try:
+            return await self._wire.receive()
+        except LinkClosed as exc:
+            self._is_lost = exc.code == 1006
+            raise
+
+    async def send(self, batch: Sequence[bytes]) -> None:
+        self._texts += [json.loads(text) for text in batch]
+        await self._wire.send(batch)
+
+    async def ping(self, payload: bytes) -> None:
+        await self._wire.ping(payload)
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        if not self._is_lost:
+            self._texts.append({"type": "close", "code": code})
+        await self._wire.aclose(code, reason)
+
+    async def abort(self) -> None:
+        await self._wire.abort()
