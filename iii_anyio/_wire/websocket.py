@@ -259,6 +259,9 @@ class WebSocketWire:
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
         framing = self._framing
+        if self._leading:  # the peer's close frame may have come with the handshake
+            framing.receive(self._leading)
+            self._leading = b""
         async with self._writing:
             framing.close(code, reason)
             self._control += framing.data_to_send()

@@ -130,6 +130,18 @@ async def test_what_was_read_behind_the_handshake_comes_first() -> None:
 # -- control frames ---------------------------------------------------------------------------------------------------
 
 
+async def test_a_close_frame_read_behind_the_handshake_is_heard_by_a_wire_that_never_reads() -> None:
+    far = Framing(is_client=False)
+    far.close(1005)
+    near, _ = memory_streams()
+    wire = WebSocketWire(near, Framing(is_client=True), leading=b"".join(far.data_to_send()))
+    with fail_after(5):
+        await wire.aclose()
+        with pytest.raises(LinkClosed) as caught:
+            await wire.receive()
+    assert caught.value.code == 1005
+
+
 async def test_the_payload_of_a_ping_comes_back_as_a_pong() -> None:
     client, engine, _, _ = wire_pair()
     with fail_after(5):
