@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-__all__ = ("Connector", "Invoker", "Wire")
+__all__ = ("ChannelConnector", "ChannelWire", "Connector", "Invoker", "OpenChannel", "Wire")
 
 
 class Wire(Protocol):
@@ -52,6 +52,43 @@ class Wire(Protocol):
 
 Connector: TypeAlias = Callable[[], AbstractAsyncContextManager[Wire]]
 """Opens a wire for as long as the ``async with`` lasts. Leaving it releases the socket in any case."""
+
+
+class ChannelWire(Protocol):
+    """One connection to an end of a data channel: text and binary items (§12.3). Used as a ``Wire``."""
+
+    async def receive_typed(self) -> list[tuple[bool, bytes]]:
+        """Like ``Wire.receive``, with whether the item is text in front of each. Text is not checked for UTF-8."""
+        ...
+
+    async def send(self, batch: Sequence[bytes]) -> None:
+        """Write these text items; see ``Wire.send``."""
+        ...
+
+    async def send_binary(self, batch: Sequence[bytes]) -> None:
+        """Write these binary items; see ``Wire.send``."""
+        ...
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        """See ``Wire.aclose``."""
+        ...
+
+    async def abort(self) -> None:
+        """See ``Wire.abort``."""
+        ...
+
+
+OpenChannel: TypeAlias = Callable[[str, str, str], AbstractAsyncContextManager[ChannelWire]]
+"""Opens one end of a channel: channel id, access key, ``read`` or ``write``. Raises ``ConnectError``."""
+
+
+@runtime_checkable
+class ChannelConnector(Protocol):
+    """A ``Connector`` that does not go by the worker's URL and opens channels in its own way."""
+
+    def channel(self, channel_id: str, access_key: str, direction: str, /) -> AbstractAsyncContextManager[ChannelWire]:
+        """See ``OpenChannel``."""
+        ...
 
 
 class Invoker(Protocol):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import anyio
 from anyio import to_thread
 
+from ._channel_end import resolve_headers, socket_channels
 from ._identity import find_project_name, identity, resolve_engine_url, resolve_namespace, worker_name
 from ._protocol.calls import new_id
 from ._protocol.codec import encode
@@ -32,7 +33,9 @@ from ._protocol.registry import Registration
 from ._runtime.binding import Binding, bind
 from ._runtime.dispatch import Function
 from ._runtime.supervisor import Supervisor
-from .errors import WorkerStateError
+from .abc import ChannelConnector
+from .channel import ReceivedEnds
+from .errors import ConnectError, WorkerStateError
 from .functions import FunctionRef, RegisterFunctionFormat
 from .http import HttpInvocationConfig, as_invocation
 from .options import ConnectionStateCallback, IIIConnectionState, InitOptions
@@ -51,7 +54,9 @@ from .trigger import (
 )
 
 if TYPE_CHECKING:
-    from .abc import Connector
+    from contextlib import AbstractAsyncContextManager
+
+    from .abc import ChannelWire, Connector, OpenChannel
 
 __all__ = ("Worker", "WorkerMethods", "open_worker")
 
@@ -334,6 +339,13 @@ class WorkerMethods:
         return self._supervisor.address
 
     @property
+    def open_channel(self) -> OpenChannel:
+        """Opens an end of a data channel the way this worker reaches its engine. For ``create_channel``."""
+        open_channel = self._supervisor.dispatcher.open_channel
+        assert open_channel is not None, "run_worker sets it"
+        return open_channel
+
+    @property
     def worker_id(self) -> str | None:
         """What the engine calls this connection; changes with every reconnect."""
         return self._supervisor.session.worker_id
@@ -447,11 +459,13 @@ async def run_worker(
     options = options if options is not None else InitOptions()
     url = resolve_engine_url(address)
     namespace = resolve_namespace(options)
+    is_given = connector is not None
     if connector is None:  # in a thread, for the first import of httpx takes some tenths of a second
         connector = await to_thread.run_sync(_socket_connector, url, options)
     project_name = await to_thread.run_sync(find_project_name)
     with worker_name(options) as name:
         supervisor = Supervisor(url, connector, options, identity(name, namespace, project_name, options))
+        supervisor.dispatcher.use_channels(_channels(url, options, connector if is_given else None), ReceivedEnds)
         async with supervisor.run():
             yield supervisor, namespace
 
@@ -467,6 +481,25 @@ def _socket_connector(url: str, options: InitOptions) -> Connector:
         verify_tls=options.verify_tls,
         proxy=options.proxy,
     )
+
+
+def _channels(url: str, options: InitOptions, connector: Connector | None) -> OpenChannel:
+    """How this worker opens data channels: as its connector does, or at the engine's URL, as it connected itself."""
+    if isinstance(connector, ChannelConnector):
+        return connector.channel
+    if connector is not None:
+        return _no_channel
+    return socket_channels(
+        url,
+        resolve_headers(dict(options.headers or {})),
+        connect_timeout=options.connect_timeout,
+        verify_tls=options.verify_tls,
+        proxy=options.proxy,
+    )
+
+
+def _no_channel(channel_id: str, access_key: str, direction: str) -> AbstractAsyncContextManager[ChannelWire]:
+    raise ConnectError(f"channel {channel_id}", "this worker's connector opens no channels")
 
 
 async def _tell(

@@ -69,6 +69,7 @@ TASK_FILES = (
     "_wire/listen.py",
     "devengine/_engine.py",
     "devengine/_connection.py",
+    "devengine/_channels.py",
     "devengine/_asgi*",
     "devengine/builtins/*",
     "testing.py",

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import anyio
 from anyio import CancelScope, CapacityLimiter, get_cancelled_exc_class
@@ -20,20 +22,25 @@ from .._protocol.messages import InvocationResult, InvokeFunction, Message, Unre
 from .._protocol.messages import RegisterTrigger as RegisterTriggerMessage
 from ..errors import IIIError, InvocationError
 from .binding import Binding
+from .cleanup import last_words
 from .context import Invocation, current
-from .invoke import failure, run_handler
+from .invoke import failure, may_hold_refs, run_handler
 from .providing import Providing
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from .._protocol.worker_session import WorkerSession
+    from ..abc import OpenChannel
     from ..options import Limits
     from .outbox import Outbox
 
 __all__ = ("Dispatcher", "Function")
 
 logger: Final = logging.getLogger("iii_anyio")
+
+CLOSE_ENDS: Final = 2.0
+"""Seconds to close the data channels that a handler left open."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +53,14 @@ class Function:
     on_disconnect: Literal["finish", "cancel"] = "finish"
     running: int = 0
     waiting: deque[tuple[InvokeFunction, int]] = field(default_factory=lambda: deque[tuple[InvokeFunction, int]]())
+
+
+class _Ends(Protocol):
+    """The data channels of one invocation."""
+
+    def replaced(self, data: Any) -> Any: ...
+
+    async def aclose(self) -> None: ...
 
 
 class Dispatcher:
@@ -66,6 +81,13 @@ class Dispatcher:
         self.running = 0
         self.threads = CapacityLimiter(limits.max_threads)
         self.providing = Providing(session, outbox)
+        self.open_channel: OpenChannel | None = None
+        self._receive: Callable[[], _Ends] | None = None
+
+    def use_channels(self, open_channel: OpenChannel, receive: Callable[[OpenChannel], _Ends]) -> None:
+        """Have references to data channels in payloads replaced by live ends, made by ``receive`` (P-56)."""
+        self.open_channel = open_channel
+        self._receive = partial(receive, open_channel)
 
     def open(self, group: TaskGroup) -> None:
         """Run handlers in this group from now on."""
@@ -142,7 +164,11 @@ class Dispatcher:
             )
         )  # fmt: skip
         assert function.binding is not None
+        ends: _Ends | None = None
         try:
+            if self._receive is not None and may_hold_refs(message.data):
+                ends = self._receive()
+                message = replace(message, data=ends.replaced(message.data))
             if function.on_disconnect == "cancel":
                 await self._run_cancellable(function, message, link)
             else:
@@ -157,7 +183,12 @@ class Dispatcher:
             if self._outbox.is_full:
                 await self._outbox.wait_room()  # a handler keeps its place until its result has room
         finally:
-            self._finished(function)
+            try:
+                if ends is not None:
+                    with last_words(CLOSE_ENDS):
+                        await ends.aclose()
+            finally:
+                self._finished(function)
 
     async def _run_cancellable(self, function: Function, message: InvokeFunction, link: int) -> None:
         assert function.binding is not None

@@ -7,6 +7,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 from anyio import CapacityLimiter, get_cancelled_exc_class, to_thread
 
 from .._protocol.messages import InvocationResult, InvokeFunction
@@ -16,7 +17,7 @@ from . import binding as binding_module
 if TYPE_CHECKING:
     from .binding import Binding
 
-__all__ = ("error_body", "failure", "is_handler_thread", "run_handler")
+__all__ = ("error_body", "failure", "is_handler_thread", "may_hold_refs", "run_handler")
 
 _CALLERS: Final = frozenset({__file__, binding_module.__file__})
 _thread: Final = threading.local()
@@ -25,6 +26,27 @@ _thread: Final = threading.local()
 def is_handler_thread() -> bool:
     """Whether this thread is running a sync handler."""
     return getattr(_thread, "is_handler", False)
+
+
+def may_hold_refs(data: Any) -> bool:
+    """Whether a reference to a data channel may be somewhere in a payload (§12.6).
+
+    What is nested is written back to JSON and searched: that takes half the time of a walk through it, or less, and a
+    fraction of what it took to decode.
+    """
+    if data.__class__ is dict:
+        for value in data.values():
+            kind = value.__class__
+            if kind is dict or kind is list:
+                break
+        else:
+            return "access_key" in data
+    elif data.__class__ is not list:
+        return False
+    try:
+        return orjson.dumps(data).rfind(b'"access_key"') >= 0
+    except TypeError:  # not from JSON
+        return True
 
 
 async def run_handler(binding: Binding, message: InvokeFunction, threads: CapacityLimiter) -> object:

@@ -7,7 +7,9 @@ Tasks (all end with the ``async with`` block):
     ├─ HTTP server             the ``http`` trigger's ASGI application
     └─ connections group
        ├─ worker listener      one task per WebSocket
+       │                       (data channels: ``_channels``)
        ├─ in-process workers   one task per DirectWire
+       ├─ channel sweeps
        └─ timers
 """
 
@@ -32,13 +34,14 @@ from .._wire.listen import Accepted, serve_websockets
 from ..options import InitOptions, Limits
 from ..worker import Worker, open_worker
 from ._asgi_server import serve_asgi
+from ._channels import CHANNEL_PATH, Channels
 from ._connection import EngineConnection
 from ._router import Router
 from .builtins.http import HttpOptions, HttpTrigger
 
 if TYPE_CHECKING:
     from .._protocol.engine_session import EngineSession
-    from ..abc import Connector, Wire
+    from ..abc import ChannelWire, Connector, Wire
     from ._builtin import Timer
 
 __all__ = ("Engine", "open_engine")
@@ -56,6 +59,7 @@ class Engine(AsyncContextManagerMixin):
         self, *, host: str, port: int | None, http_port: int | None, grace: float, http: HttpOptions | None
     ) -> None:
         self._router = Router(lambda: time.time_ns() // 1_000_000, version=__version__)
+        self._channels = Channels(self._router.channels)
         self._host = host
         self._port = port
         self._http_port = http_port
@@ -79,11 +83,7 @@ class Engine(AsyncContextManagerMixin):
 
     def connector(self) -> Connector:
         """A way to this engine without sockets: ``open_worker(connector=engine.connector())``."""
-
-        def connect() -> AbstractAsyncContextManager[Wire]:
-            return self._connect_direct(is_builtin=False)
-
-        return connect
+        return _DirectConnector(lambda: self._connect_direct(is_builtin=False), self._channels)
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -100,10 +100,11 @@ class Engine(AsyncContextManagerMixin):
                 await ours.aclose()
 
     async def _accept(self, accepted: Accepted) -> None:
+        if accepted.path.startswith(CHANNEL_PATH):
+            await self._channels.serve(accepted)
+            return
         if accepted.path != "/":
-            await accepted.reject(
-                404, "Channel not found" if accepted.path.startswith("/ws/channels/") else "Not found"
-            )
+            await accepted.reject(404, "Not found")
             return
         wire = await accepted.accept()
         await self._serve(wire, self._router.connect(ip_address=accepted.peer))
@@ -155,17 +156,25 @@ class Engine(AsyncContextManagerMixin):
             with unwrap_single():
                 async with create_task_group() as group:
                     await group.start(self._run_connections, listener, name="engine connections")
-                    async with (
-                        self._builtin("iii-http", "Expose functions as HTTP endpoints") as worker,
-                        create_task_group() as servers,
-                    ):
-                        trigger = HttpTrigger(worker, options=self._http)
-                        worker.register_trigger_type(HTTP_TRIGGER_TYPE, trigger)
-                        await worker.wait_ready()
-                        if http_socket is not None:
-                            await servers.start(_serve_http, trigger, http_socket, name="engine HTTP server")
-                        yield self
-                        servers.cancel_scope.cancel()
+                    try:
+                        async with (
+                            self._builtin("iii-http", "Expose functions as HTTP endpoints") as worker,
+                            create_task_group() as servers,
+                        ):
+                            trigger = HttpTrigger(
+                                worker,
+                                options=self._http,
+                                create_channel=self._router.create_channel,
+                                channels=self._channels,
+                            )
+                            worker.register_trigger_type(HTTP_TRIGGER_TYPE, trigger)
+                            await worker.wait_ready()
+                            if http_socket is not None:
+                                await servers.start(_serve_http, trigger, http_socket, name="engine HTTP server")
+                            yield self
+                            servers.cancel_scope.cancel()
+                    finally:
+                        self._channels.close()
                     group.cancel_scope.cancel()
 
     async def _run_connections(
@@ -175,8 +184,9 @@ class Engine(AsyncContextManagerMixin):
             self._group = group
             if listener is not None:
                 group.start_soon(serve_websockets, listener, self._accept, name="engine worker listener")
+            self._channels.start()
             task_status.started()
-            await anyio.sleep_forever()
+            await self._channels.run_sweeps()
 
     def _builtin(self, name: str, description: str) -> AbstractAsyncContextManager[Worker]:
         """A built-in is a worker like any other, but for its wire."""
@@ -187,7 +197,23 @@ class Engine(AsyncContextManagerMixin):
             shutdown_timeout=1.0,
             limits=Limits(max_concurrency=10_000, offline_queue=10_000),
         )
-        return open_worker("direct", options, connector=lambda: self._connect_direct(is_builtin=True))
+        return open_worker(
+            "direct", options, connector=_DirectConnector(lambda: self._connect_direct(is_builtin=True), self._channels)
+        )
+
+
+class _DirectConnector:
+    """Both ways into an engine of this process: for workers, and for the ends of their data channels."""
+
+    def __init__(self, connect: Connector, channels: Channels) -> None:
+        self._connect = connect
+        self._channels = channels
+
+    def __call__(self) -> AbstractAsyncContextManager[Wire]:
+        return self._connect()
+
+    def channel(self, channel_id: str, access_key: str, direction: str) -> AbstractAsyncContextManager[ChannelWire]:
+        return self._channels.open(channel_id, access_key, direction)
 
 
 def open_engine(

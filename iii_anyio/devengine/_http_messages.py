@@ -42,6 +42,7 @@ __all__ = (
     "read_middleware",
     "read_result",
     "request_traceparent",
+    "streamed_head",
     "timed_out",
     "with_cors",
 )
@@ -167,6 +168,8 @@ class Response:
     body: bytes = b""
     problems: list[str] = field(default_factory=list[str])
     has_cors: bool = True
+    is_streamed: bool = False
+    """``body`` is not here but comes over the response channel."""
 
 
 def read_middleware(answer: object) -> Response | None:
@@ -206,6 +209,13 @@ def read_result(result: object) -> Response:
         response.body = body.encode("utf-8", "replace")
     elif body is not None:
         response.body = _json(body)
+    return response
+
+
+def streamed_head(status: int, headers: Mapping[str, str]) -> Response:
+    """The head that a handler set by control messages: no default content type (H-58, H-59)."""
+    response = Response(status)
+    _set_headers(response, headers.items())
     return response
 
 

@@ -3,8 +3,8 @@
 One request: route → global middleware → channels made, JSON body read → condition → the route's middleware → handler
 (H-15). What functions get and what comes of their answers is decided in ``_http_messages``, which route in ``_routes``.
 
-Tasks, per request: one that reads the client until the response is there, so that a client which leaves is noticed. It
-ends with the request.
+Tasks, per request: one that reads the client until the response is sent, so that a client which leaves is noticed, and
+feeds ``request_body``; one that reads the ``response`` channel while the handler runs. They end with the request.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import uuid4
 
-from anyio import Event, create_task_group, current_time, move_on_after, sleep_forever
+from anyio import create_task_group, current_time, move_on_after, sleep_forever
 
 from ..._runtime.context import Invocation, current
 from ...errors import MAX_MESSAGE_BYTES, EncodeError, InvocationError, InvocationTimeoutError
@@ -48,11 +48,13 @@ from .._http_messages import (
     timed_out,
     with_cors,
 )
+from .._http_streams import RequestBody, RequestChannels, ResponseChannel, send_stream
 from .._routes import Match, Route, RouteTable
 
 if TYPE_CHECKING:
     from ...abc import Invoker
     from .._asgi_server import Receive, Scope, Send
+    from .._channels import Channels
 
 __all__ = ("CorsOptions", "GlobalMiddleware", "HttpOptions", "HttpTrigger")
 
@@ -95,10 +97,17 @@ class HttpTrigger(TriggerHandler[Any]):
         options: How the listener behaves.
         create_channel: Makes a data channel and returns its writing and its reading end. Called twice a request, for
             ``request_body`` and ``response``. By default ends that nobody serves.
+        channels: Serves what ``create_channel`` makes. Without it bodies that are no JSON are passed over, and
+            responses cannot be streamed.
     """
 
     def __init__(
-        self, iii: Invoker, *, options: HttpOptions | None = None, create_channel: CreateChannel | None = None
+        self,
+        iii: Invoker,
+        *,
+        options: HttpOptions | None = None,
+        create_channel: CreateChannel | None = None,
+        channels: Channels | None = None,
     ) -> None:
         options = options if options is not None else HttpOptions()
         if not 0 < options.default_timeout < math.inf:
@@ -108,6 +117,7 @@ class HttpTrigger(TriggerHandler[Any]):
         self._iii = iii
         self._options = options
         self._create_channel = create_channel if create_channel is not None else _unserved_channel
+        self._channels = channels
         self._table = RouteTable()
         self._active = 0
         self._hinted: set[str] = set()  # triggers whose results were reported as no responses
@@ -171,7 +181,7 @@ class HttpTrigger(TriggerHandler[Any]):
             match None if method == "OPTIONS" else self._table.match(method, path):
                 case Match() as found if self._active <= self._options.concurrency_limit:
                     exchange = _Exchange(self, found, scope, receive)
-                    response = await exchange.run()
+                    response = await exchange.run(send, cors_headers(self._options.cors, origin))
                 case Match():
                     response = overloaded()
                 case None:
@@ -179,8 +189,8 @@ class HttpTrigger(TriggerHandler[Any]):
                     response = preflight(self._options.cors, origin) if method == "OPTIONS" else not_found()
                 case refusal:
                     response = method_not_allowed(refusal.allow)
-            if response is not None:
-                self._report(response, exchange)
+            if response is not None and not response.is_streamed:
+                self.report(response, exchange)
                 await _send_response(send, method, response, cors_headers(self._options.cors, origin))
         finally:
             self._active -= 1
@@ -193,7 +203,7 @@ class HttpTrigger(TriggerHandler[Any]):
                 "-" if exchange is None else _printable(exchange.route.function_id),
             )  # fmt: skip
 
-    def _report(self, response: Response, exchange: _Exchange | None) -> None:
+    def report(self, response: Response, exchange: _Exchange | None) -> None:
         """Log what of a function's answer is not sent."""
         if exchange is None:
             return
@@ -216,9 +226,10 @@ class HttpTrigger(TriggerHandler[Any]):
         """Global middleware functions, in order."""
         return self._middleware
 
-    def create_channel(self) -> tuple[ChannelRef, ChannelRef]:
-        """A new data channel: its writing and its reading end."""
-        return self._create_channel()
+    def create_channels(self) -> tuple[ChannelRef, ChannelRef, RequestChannels]:
+        """The handler's ends of two new data channels, ``request_body`` and ``response``, and the engine's."""
+        (body_writer, request_body), (response, response_reader) = self._create_channel(), self._create_channel()
+        return request_body, response, RequestChannels(self._channels, body_writer, response_reader)
 
     async def call(self, function_id: str, payload: object, namespace: str, metadata: Any = None) -> Any:
         """Call a function. It gets longer than the request: only the request's own limit ends it (H-52).
@@ -264,30 +275,51 @@ class _Exchange:
         self._trigger = trigger
         self._match = found
         self._head = RequestHead(scope["method"], headers, query_map(scope["query_string"]))
-        self._body = _RequestBody(receive, trigger.options.max_body if self._head.has_json else None)
+        self._body = RequestBody(receive, trigger.options.max_body if self._head.has_json else None)
         self._body.announce(headers.get("content-length", ""))
+        self._request_body, self._response, self._channels = trigger.create_channels()
         self._deadline = math.inf
 
-    async def run(self) -> Response | None:
+    async def run(self, send: Send, cors: list[tuple[bytes, bytes]]) -> Response | None:
         """Decide the response within ``default_timeout`` (H-44); None when the client left before (H-52).
 
         In both cases the functions called go on: the protocol has no way to stop them. What they return is dropped.
+        A streamed response is sent here, which takes as long as the handler writes (H-60).
         """
         response: Response | None = None
         with move_on_after(self._trigger.options.default_timeout) as limit:
             self._deadline = limit.deadline
             try:
                 async with create_task_group() as group:
-                    group.start_soon(self._body.read, group.cancel_scope.cancel)
+                    await self._channels.open()
+                    group.start_soon(self._body.read, group.cancel_scope.cancel, self._channels.body)
                     with _trace(self._trigger, request_traceparent(self._head.headers)):
                         response = await self._answer()
+                    self._channels.forget()
+                    if response.is_streamed:
+                        limit.deadline = math.inf
+                        await self._send_stream(send, response, cors)
                     group.cancel_scope.cancel()
             except Exception:
+                if response is not None and response.is_streamed:
+                    logger.exception("a response of %s broke off", _printable(self.answered_by))
+                    return response
                 logger.exception("a request for %s failed inside the engine", _printable(self.answered_by))
                 return function_failed("internal_error", "The engine failed to serve this request")
+            finally:
+                await self._channels.aclose()
         if response is None and not self._body.client_left:
             return timed_out()
         return response
+
+    async def _send_stream(self, send: Send, response: Response, cors: list[tuple[bytes, bytes]]) -> None:
+        self._trigger.report(response, self)
+        channel = self._channels.response
+        assert channel is not None, "it made the response"
+        try:
+            await send_stream(send, response, with_cors(response, cors), channel)
+        except OSError as error:  # how ASGI says that the client has left
+            logger.debug("a response was not sent to its end: %r", error)
 
     async def _answer(self) -> Response:
         try:
@@ -305,12 +337,13 @@ class _Exchange:
         early = await self._run_middleware(self._trigger.middleware)
         if early is not None:
             return early
-        request_body, response = self._trigger.create_channel()[1], self._trigger.create_channel()[0]
         raw = await self._body.collected()
         if raw is None:
             return payload_too_large(self._trigger.options.max_body)
         body = json_body(raw) if self._head.has_json else None
-        payload = handler_payload(self._match, self._head, body, request_body=request_body, response=response)
+        payload = handler_payload(
+            self._match, self._head, body, request_body=self._request_body, response=self._response
+        )
         condition = route.condition_function_id
         # Only the literal false blocks (T-16). Neither conditions nor middleware get the metadata (T-13).
         if condition is not None and await call(condition, condition_payload(payload), route.namespace) is False:
@@ -318,9 +351,39 @@ class _Exchange:
         early = await self._run_middleware(route.middleware_function_ids)
         if early is not None:
             return early
-        result = await call(route.function_id, payload, route.namespace, route.metadata)
-        if result is None:
-            await self._stream()
+        return await self._handled(payload)
+
+    async def _handled(self, payload: dict[str, Any]) -> Response:
+        """What the handler returns, or what it writes to its response channel: whichever comes first (H-58 to H-63).
+
+        Raises:
+            InvocationError: It failed before.
+        """
+        route = self.route
+        channel = self._channels.response
+        head: Response | None = None
+        result: Any = None
+        failure: InvocationError | None = None
+
+        async def watch(channel: ResponseChannel) -> None:
+            nonlocal head
+            head = await channel.decided()
+            group.cancel_scope.cancel()
+
+        async with create_task_group() as group:
+            if channel is not None:
+                group.start_soon(watch, channel)
+            try:
+                result = await self._trigger.call(route.function_id, payload, route.namespace, route.metadata)
+            except InvocationError as error:
+                failure = error
+            if result is None and failure is None:
+                await self._wait_for_stream()
+            group.cancel_scope.cancel()
+        if head is not None:
+            return head
+        if failure is not None:
+            raise failure
         if not is_response(result):
             self._trigger.hint(route)
         return read_result(result)
@@ -341,69 +404,16 @@ class _Exchange:
                 return response
         return None
 
-    async def _stream(self) -> NoReturn:
-        """Wait for what the handler writes to ``response``, as it returned nothing (H-51, H-63).
-
-        That channel is not served, so the request ends with the timeout's 504, as upstream's does when nobody writes.
-        """
-        logger.warning(
-            "%s returned None and its response channel is unused, so the client waits for a 504 in %.1f s; "
-            'to answer without content return {"status_code": 204}',
-            _printable(self.route.function_id), self._deadline - current_time(),
-        )  # fmt: skip
+    async def _wait_for_stream(self) -> None:
+        """Wait for what the handler writes to ``response``, as it returned nothing (H-51, H-63)."""
+        channel = self._channels.response
+        if channel is None or not channel.has_writer:
+            logger.warning(
+                "%s returned None and its response channel is unused, so the client waits for a 504 in %.1f s; "
+                'to answer without content return {"status_code": 204}',
+                _printable(self.route.function_id), self._deadline - current_time(),
+            )  # fmt: skip
         await sleep_forever()
-        raise AssertionError("the request's limit ends the wait")
-
-
-class _RequestBody:
-    """Reads the client for as long as its request is worked on. A JSON body is kept, others are passed over (H-17)."""
-
-    def __init__(self, receive: Receive, limit: int | None) -> None:
-        self._receive = receive
-        self._limit = limit
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._ended = Event()
-        self.is_too_large = False
-        self.client_left = False
-
-    def announce(self, content_length: str) -> None:
-        """Give up at once on a body that says it is too large."""
-        if self._limit is not None and content_length.isdecimal() and int(content_length[:20]) > self._limit:
-            self._refuse()
-
-    async def read(self, on_disconnect: Callable[[], object]) -> None:
-        """Read until the client leaves, or until this is cancelled."""
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self.client_left = True
-                on_disconnect()
-                return
-            self._take(message.get("body", b""))
-            if not message.get("more_body", False):
-                self._ended.set()
-
-    async def collected(self) -> bytes | None:
-        """The whole body once it is there, None when it is too large; ``b""`` at once for a body not kept."""
-        if self._limit is None:
-            return b""
-        await self._ended.wait()
-        return None if self.is_too_large else b"".join(self._chunks)
-
-    def _take(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._limit is None or self.is_too_large:
-            return
-        if self._size > self._limit:
-            self._refuse()
-        else:
-            self._chunks.append(chunk)
-
-    def _refuse(self) -> None:
-        self._chunks.clear()
-        self.is_too_large = True
-        self._ended.set()
 
 
 async def _send_response(send: Send, method: str, response: Response, cors: list[tuple[bytes, bytes]]) -> None:
