@@ -37,6 +37,7 @@ from .http import (
     HttpAuthHmac,
     HttpInvocationConfig,
 )
+from .introspection import FunctionInfo, TriggerInfo, TriggerTypeInfo, WorkerInfo
 from .observability import Logger
 from .options import (
     DEFAULT_ENGINE_URL,
@@ -49,7 +50,10 @@ from .options import (
     TelemetryOptions,
 )
 from .queue import EnqueueResult
+from .state import State
+from .stream import IStream, Stream
 from .trigger import (
+    CallAction,
     RegisterTriggerInput,
     RegisterTriggerTypeInput,
     TriggerAction,
@@ -58,12 +62,16 @@ from .trigger import (
     TriggerRequest,
 )
 from .worker import Worker, open_worker
+from .worker_connection_manager import AuthInput, AuthResult, MiddlewareFunctionInput
 
 __all__ = (
     "DEFAULT_ENGINE_URL",
     "ApiRequest",
     "ApiResponse",
+    "AuthInput",
+    "AuthResult",
     "AuthenticationError",
+    "CallAction",
     "ConnectError",
     "ConnectionLostError",
     "ConnectionStateCallback",
@@ -73,6 +81,7 @@ __all__ = (
     "EngineFunctions",
     "EngineTriggers",
     "EnqueueResult",
+    "FunctionInfo",
     "HeartbeatOptions",
     "HttpAuthApiKey",
     "HttpAuthBearer",
@@ -82,6 +91,7 @@ __all__ = (
     "IIIClient",
     "IIIConnectionState",
     "IIIError",
+    "IStream",
     "InitOptions",
     "Invocation",
     "InvocationError",
@@ -89,6 +99,7 @@ __all__ = (
     "InvocationTimeoutError",
     "Limits",
     "Logger",
+    "MiddlewareFunctionInput",
     "OfflineQueueFullError",
     "PayloadTooLargeError",
     "ReconnectionConfig",
@@ -96,13 +107,18 @@ __all__ = (
     "RegisterTriggerTypeInput",
     "RegistrationRejectedError",
     "ShutdownError",
+    "State",
+    "Stream",
     "TelemetryOptions",
     "TriggerAction",
     "TriggerActionEnqueue",
     "TriggerActionVoid",
+    "TriggerInfo",
     "TriggerRegistrationError",
     "TriggerRequest",
+    "TriggerTypeInfo",
     "Worker",
+    "WorkerInfo",
     "WorkerStateError",
     "__version__",
     "get_context",

@@ -1,4 +1,4 @@
-"""Upstream's free functions on a client. Channels are in ``channel.py``; see ``_refs.py`` for their references.
+"""Upstream's free functions on a client. Channels are in ``channel.py``, their references in ``_refs.py``.
 
 Below: the worker and ``stream.py``. Above: applications.
 """
@@ -10,6 +10,7 @@ import warnings
 from typing import Any, Final, Protocol
 
 from ._refs import ChannelDirection, ChannelItem, extract_channel_refs, is_channel_ref
+from .channel import create_channel, create_channel_async
 from .stream import (
     STREAM_DEPRECATION,
     IStream,
@@ -22,7 +23,15 @@ from .stream import (
 )
 from .worker import WorkerMethods
 
-__all__ = ("ChannelDirection", "ChannelItem", "create_stream", "extract_channel_refs", "is_channel_ref")
+__all__ = (
+    "ChannelDirection",
+    "ChannelItem",
+    "create_channel",
+    "create_channel_async",
+    "create_stream",
+    "extract_channel_refs",
+    "is_channel_ref",
+)
 
 logger: Final = logging.getLogger("iii_anyio")
 

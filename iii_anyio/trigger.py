@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .functions import FunctionRef
 
 __all__ = (
+    "CallAction",
     "RegisterTriggerInput",
     "RegisterTriggerTypeInput",
     "Trigger",
@@ -77,6 +78,10 @@ class TriggerAction:
     def Void() -> TriggerActionVoid:
         """Do not wait for a result."""
         return TriggerActionVoid()
+
+
+CallAction = TriggerAction
+"""The name announced for upstream 0.26."""
 
 
 class TriggerRequest(BaseModel):

@@ -17,6 +17,7 @@ import anyio
 from anyio import to_thread
 
 from ._channel_end import resolve_headers, socket_channels
+from ._discovery import Discovery
 from ._identity import find_project_name, identity, resolve_engine_url, resolve_namespace, worker_name
 from ._protocol.calls import new_id
 from ._protocol.codec import encode
@@ -64,7 +65,7 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 _Format = RegisterFunctionFormat | dict[str, Any] | None
 
 
-class WorkerMethods:
+class WorkerMethods(Discovery):
     """Registering functions and triggers, calling functions, and the state of the connection.
 
     Registration methods return at once and may be used from any thread, before and after connecting; the engine learns
@@ -306,6 +307,9 @@ class WorkerMethods:
         """
         request = normalise_call(*args, **kwargs)
         return await self._supervisor.caller.call(*self._call(request))
+
+    call = trigger
+    call_async = trigger_async
 
     def _call(self, request: CallRequest) -> tuple[Any, ...]:
         timeout = request.timeout

@@ -99,15 +99,9 @@ PENDING: dict[str, dict[str, str]] = {
         "current_invocation": OBSERVE,
         "StreamRequest": STREAMING,
         "StreamResponse": STREAMING,
-        "IStream": AT_ROOT,
-        "MiddlewareFunctionInput": AT_ROOT,
     },
     "iii.engine": {"RemoteFunctionHandler": "a type alias; compat has it"},
     "iii.errors": {"ObserveRejection": OBSERVE},
-    "iii.helpers": {
-        "create_channel": "data channels are not joined to helpers yet",
-        "create_channel_async": "data channels are not joined to helpers yet",
-    },
     "iii_helpers.http": {"http": STREAMING},
 }
 
