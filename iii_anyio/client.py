@@ -67,6 +67,7 @@ class IIIClient(WorkerMethods):
         super().shutdown()
         if not self._supervisor.is_called_from_handler():
             self._portal.join()
+            _restore_signal_handlers()
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Block until the engine has confirmed every registration made so far.
@@ -137,22 +138,22 @@ def register_worker(
 
 def _wait_connected(client: IIIClient, timeout: float) -> None:
     changed = threading.Condition()
-    states: list[IIIConnectionState] = []
 
-    def listener(state: IIIConnectionState) -> None:
+    def listener(_: IIIConnectionState) -> None:
         with changed:
-            states.append(state)
             changed.notify_all()
 
     remove = client.add_connection_state_listener(listener)
     try:
         with changed:
-            changed.wait_for(lambda: states[-1] in {"connected", "failed"}, timeout)
+            # The worker's state, not the listener's: the first notice may be overtaken by the second.
+            changed.wait_for(lambda: client.get_connection_state() in {"connected", "failed"}, timeout)
     finally:
         remove()
-    if states[-1] == "failed":
+    state = client.get_connection_state()
+    if state == "failed":
         client.serve()  # over already: raises why
-    if states[-1] != "connected":
+    if state != "connected":
         logger.warning("no connection to %s within %g s; trying on in the background", client.get_address(), timeout)
 
 
@@ -171,7 +172,8 @@ class _Portal:
         self.thread.start()
         try:
             self.supervisor, self.namespace = started.result()
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: then the worker has to be told when it is there
+            started.add_done_callback(_stop_at_once)
             self.thread.join()
             raise
         _portals.add(self)
@@ -223,9 +225,20 @@ class _Portal:
             self.supervisor.caller.mailbox.post(self.supervisor.request_stop, grace)
 
 
+def _stop_at_once(started: Future[tuple[Supervisor, str | None]]) -> None:
+    if started.exception() is None:
+        supervisor = started.result()[0]
+        with suppress(WorkerStateError):
+            supervisor.caller.mailbox.post(supervisor.request_stop, 0)
+
+
 # -- the process's end -----------------------------------------------------------------------------------------------
 
 _portals: Final[weakref.WeakSet[_Portal]] = weakref.WeakSet()
+_DEFAULT_HANDLERS: Final[dict[signal.Signals, Any]] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
 _is_exit_held = False
 _is_joining = False  # the main thread waits for a portal
 _signals_seen: Final[list[int]] = []
@@ -266,10 +279,19 @@ def _install_signal_handlers() -> None:
     """Make SIGTERM and Ctrl-C drain, unless the application has handlers of its own."""
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _drain_on_signal)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _drain_on_signal)
+    for number, default in _DEFAULT_HANDLERS.items():
+        if signal.getsignal(number) is default:
+            signal.signal(number, _drain_on_signal)
+
+
+def _restore_signal_handlers() -> None:
+    """With the last client gone, signals are the program's own again."""
+    if threading.current_thread() is not threading.main_thread() or any(p.thread.is_alive() for p in _portals):
+        return
+    _signals_seen.clear()
+    for number, default in _DEFAULT_HANDLERS.items():
+        if signal.getsignal(number) is _drain_on_signal:
+            signal.signal(number, default)
 
 
 def _drain_on_signal(number: int, _frame: FrameType | None) -> None:

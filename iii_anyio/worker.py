@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import anyio
 from anyio import to_thread
+from anyio.lowlevel import checkpoint
 
 from ._channel_end import resolve_headers, socket_channels
 from ._discovery import Discovery
@@ -365,17 +366,27 @@ class WorkerMethods(Discovery):
         Inside a handler of this worker it only starts the shutdown, which waits for that handler.
         """
         supervisor = self._supervisor
+        if supervisor.closed.is_set():
+            await checkpoint()
+            return
         if supervisor.caller.is_on_loop():
             await supervisor.shutdown()
             return
         done = anyio.Event()
         here = supervisor.caller.mailbox_here()
-        self._post_shutdown(lambda: here.post(done.set))
+
+        def wake() -> None:
+            with suppress(WorkerStateError):  # that loop has ended, and who waited there with it
+                here.post(done.set)
+
+        self._post_shutdown(wake)
         await done.wait()
 
     def shutdown(self) -> None:
         """Do what ``shutdown_async`` does and block this thread meanwhile."""
         supervisor = self._supervisor
+        if supervisor.closed.is_set():
+            return
         if supervisor.caller.is_on_loop():
             raise WorkerStateError("shutdown() would block the event loop it needs; use 'await shutdown_async()' here")
         done = threading.Event()

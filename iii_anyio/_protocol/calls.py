@@ -72,10 +72,11 @@ class Call:
         self.error: IIIError | None = None
 
     def value(self) -> Any:
-        """Return the result, or raise the error, of a call that has ended."""
+        """Hand over the result, or raise the error, of a call that has ended. Once: the call may outlive its caller."""
         if self.error is not None:
             raise self.error
-        return self.result
+        result, self.result = self.result, None
+        return result
 
     def end(self, result: Any = None, error: IIIError | None = None) -> None:
         """End it. The second time changes nothing."""

@@ -19,13 +19,14 @@ from anyio.lowlevel import checkpoint, current_token
 from .._protocol.calls import Call, new_id
 from .._protocol.codec import encode
 from .._protocol.messages import ABSENT, InvokeFunction
-from ..errors import IIIError, InvocationError, ShutdownError, WorkerStateError
+from ..errors import IIIError, InvocationError, InvocationTimeoutError, ShutdownError, WorkerStateError
 from .context import current
 from .invoke import is_handler_thread
 from .mailbox import Mailbox
 
 if TYPE_CHECKING:
     from .._protocol.worker_session import WorkerSession
+    from .dispatch import Dispatcher
     from .outbox import Outbox
 
 __all__ = ("Caller",)
@@ -39,11 +40,11 @@ MAX_BLOCKED_HANDLERS: Final = 1000
 class Caller:
     """Opens calls and waits for them, from any thread."""
 
-    def __init__(self, owner: object, session: WorkerSession, outbox: Outbox, threads: anyio.CapacityLimiter) -> None:
+    def __init__(self, owner: object, session: WorkerSession, outbox: Outbox, dispatcher: Dispatcher) -> None:
         self._owner = owner
         self._session = session
         self._outbox = outbox
-        self._threads = threads
+        self._dispatcher = dispatcher
         self._thread_id = threading.get_ident()
         self.token = token = current_token()
         self._own_loop = token.native_token
@@ -51,6 +52,7 @@ class Caller:
         self._now: Callable[[], float] = token.backend_class.current_time
         self._pid = os.getpid()
         self._foreign: weakref.WeakKeyDictionary[object, Mailbox] = weakref.WeakKeyDictionary()
+        self._foreign_lock = threading.Lock()
         self._blocked_handlers = 0
         self._rearm = anyio.Event()
         self._armed: float | None = None
@@ -126,16 +128,30 @@ class Caller:
                 await checkpoint()
             return None
         if self._outbox.is_full:
-            await self._outbox.wait_room()
+            await self._wait_room(call)
         answered = anyio.Event()
         call.wake = answered.set
         self._submit(call)
+        invocation = current.get()
+        is_nested = invocation is not None and invocation.worker is self._owner
+        if is_nested:
+            self._dispatcher.lend(1)
         try:
             await answered.wait()
         finally:
+            if is_nested:
+                self._dispatcher.lend(-1)
             if not call.is_done:
                 self._session.calls.abandon(call)
         return call.value()
+
+    async def _wait_room(self, call: Call) -> None:
+        with anyio.move_on_after(call.timeout) as scope:
+            await self._outbox.wait_room()
+        if scope.cancelled_caught:
+            raise InvocationTimeoutError(
+                "TIMEOUT", f"not sent within {call.timeout:g} s: the engine does not take what waits", call.function_id
+            )
 
     def _is_own_loop(self) -> bool:
         return current_token().native_token is self._own_loop
@@ -166,9 +182,10 @@ class Caller:
     def mailbox_here(self) -> Mailbox:
         """The mailbox of the loop this runs on, which may be another than the worker's."""
         loop = current_token().native_token
-        mailbox = self._foreign.get(loop)
-        if mailbox is None:
-            mailbox = self._foreign[loop] = Mailbox()
+        with self._foreign_lock:
+            mailbox = self._foreign.get(loop)
+            if mailbox is None:
+                mailbox = self._foreign[loop] = Mailbox()
         return mailbox
 
     def call_blocking(
@@ -176,17 +193,21 @@ class Caller:
         metadata: Any = ABSENT, namespace: str | None = None,
     ) -> Any:  # fmt: skip
         """Make a call and block this thread until it has ended."""
+        self.check_usable()
         if self.is_on_loop():
             raise WorkerStateError(
                 "trigger() would block the event loop it needs; use 'await trigger_async(...)' here, "
                 "or call it from a sync handler or another thread"
             )
         call = self._make(function_id, payload, action, timeout, metadata, namespace)
-        if call.invocation_id is None:
-            self.mailbox.post(self._submit_foreign, call)
-            return None
         answered = threading.Lock()
         answered.acquire()  # released by the answer
+        if call.invocation_id is None:
+            self.mailbox.post(self._submit_foreign, call)
+            if self._outbox.is_full:  # a void call waits for nothing but room
+                self.mailbox.post(self._outbox.call_with_room, answered.release)
+                answered.acquire()
+            return None
         call.wake = answered.release
         self.mailbox.post(self._submit_from_handler if is_handler_thread() else self._submit_foreign, call)
         try:
@@ -220,7 +241,8 @@ class Caller:
 
     def _lend(self, places: int) -> None:
         self._blocked_handlers += places
-        self._threads.total_tokens += places
+        self._dispatcher.threads.total_tokens += places
+        self._dispatcher.lend(places)
 
     # -- time ----------------------------------------------------------------------------------------------------
 

@@ -10,9 +10,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import anyio
 from anyio import CancelScope, CapacityLimiter, get_cancelled_exc_class
@@ -43,6 +44,10 @@ CLOSE_ENDS: Final = 2.0
 """Seconds to close the data channels that a handler left open."""
 
 
+Arrival: TypeAlias = tuple[int, InvokeFunction, int]
+"""An invocation that waits: its place in the order of arrival, the message, and the link it came on."""
+
+
 @dataclass(slots=True, eq=False)
 class Function:
     """A registered function as the dispatcher sees it. ``binding`` is None for one the engine invokes over HTTP."""
@@ -52,7 +57,12 @@ class Function:
     concurrency: int | None = None
     on_disconnect: Literal["finish", "cancel"] = "finish"
     running: int = 0
-    waiting: deque[tuple[InvokeFunction, int]] = field(default_factory=lambda: deque[tuple[InvokeFunction, int]]())
+    waiting: deque[Arrival] = field(default_factory=lambda: deque[Arrival]())
+
+    @property
+    def has_place(self) -> bool:
+        """Whether its own limit lets another one run."""
+        return self.concurrency is None or self.running < self.concurrency
 
 
 class _Ends(Protocol):
@@ -73,8 +83,11 @@ class Dispatcher:
         self._limits = limits
         self._group: TaskGroup | None = None
         self._is_accepting = True
-        self._backlog: deque[tuple[Function, InvokeFunction, int]] = deque()
+        self._context = Context()
+        self._functions_waiting: dict[Function, None] = {}
         self._waiting = 0
+        self._arrivals = 0
+        self._lent = 0
         self._cancel_on_loss: set[CancelScope] = set()
         self._idle = anyio.Event()
         self._idle.set()
@@ -92,6 +105,8 @@ class Dispatcher:
     def open(self, group: TaskGroup) -> None:
         """Run handlers in this group from now on."""
         self._group = group
+        # Each handler starts with the variables of the worker's opener, never with those of another handler.
+        self._context = copy_context()
         self.providing.open(group)
 
     def close(self) -> None:
@@ -125,33 +140,39 @@ class Dispatcher:
             self._refuse(message, "function_not_invokable", text)
         elif not self._is_accepting:
             self._refuse(message, "worker_shutting_down", "the worker is draining and takes no new invocations")
-        elif function.concurrency is not None and function.running >= function.concurrency:
-            if self._may_wait(message):
-                function.waiting.append((message, link))
-        elif self.running >= self._limits.max_concurrency:
-            if self._may_wait(message):
-                self._backlog.append((function, message, link))
-        else:
+        elif function.has_place and self._has_place:
             self._start(function, message, link)
-
-    def _may_wait(self, message: InvokeFunction) -> bool:
-        if self._waiting >= self._limits.backlog:
+        elif self._waiting >= self._limits.backlog:
             text = f"{self.running} handlers run and {self._waiting} invocations wait; try again later"
             self._refuse(message, "worker_overloaded", text)
-            return False
-        self._waiting += 1
-        return True
+        else:
+            self._waiting += 1
+            self._arrivals += 1
+            self._functions_waiting[function] = None
+            function.waiting.append((self._arrivals, message, link))
+
+    @property
+    def _has_place(self) -> bool:
+        return self.running < self._limits.max_concurrency + self._lent
+
+    def lend(self, places: int) -> None:
+        """A handler waits for a call of its own: its place goes to another, or nested calls could use them all up."""
+        self._lent += places
+        self._start_waiting()
 
     def _refuse(self, message: InvokeFunction, code: str, text: str) -> None:
         logger.debug("refused an invocation of %r: %s", message.function_id, text)
         self._answer(message, self._session.link, failure(message, InvocationError(code, text)))
 
     def _start(self, function: Function, message: InvokeFunction, link: int) -> None:
-        assert self._group is not None, "_invoke() and _finished() look"
         function.running += 1
         self.running += 1
         if self.running == 1:
             self._idle = anyio.Event()
+        self._context.copy().run(self._spawn, function, message, link)
+
+    def _spawn(self, function: Function, message: InvokeFunction, link: int) -> None:
+        assert self._group is not None, "without a group nothing is accepted, and nothing waits"
         self._group.start_soon(self._run, function, message, link, name=message.function_id)
 
     # -- one invocation ------------------------------------------------------------------------------------------
@@ -210,8 +231,10 @@ class Dispatcher:
     def _fail(self, message: InvokeFunction, link: int, exc: BaseException) -> None:
         if isinstance(exc, get_cancelled_exc_class()):
             logger.info("handler of %r was cancelled before it finished", message.function_id)
-        elif isinstance(exc, IIIError):
+        elif isinstance(exc, InvocationError) and exc.code != "invalid_result":
             logger.info("handler of %r failed: %s", message.function_id, exc)
+        elif isinstance(exc, IIIError):  # what the handler returned cannot be sent: its author has to know
+            logger.error("handler of %r failed: %s", message.function_id, exc)
         else:
             logger.error("handler of %r failed", message.function_id, exc_info=exc)
         if message.invocation_id is not None:
@@ -227,18 +250,22 @@ class Dispatcher:
     def _finished(self, function: Function) -> None:
         function.running -= 1
         self.running -= 1
-        if function.waiting and self.running < self._limits.max_concurrency:
-            self._waiting -= 1
-            self._start(function, *function.waiting.popleft())
-        while self._backlog and self.running < self._limits.max_concurrency:
-            waiting, message, link = self._backlog.popleft()
-            if waiting.concurrency is not None and waiting.running >= waiting.concurrency:
-                waiting.waiting.append((message, link))
-            else:
-                self._waiting -= 1
-                self._start(waiting, message, link)
+        self._start_waiting()
         if self.running == 0:
             self._idle.set()
+
+    def _start_waiting(self) -> None:
+        """Give free places to those that wait, in order of arrival."""
+        while self._functions_waiting and self._has_place:
+            ready = [function for function in self._functions_waiting if function.has_place]
+            if not ready:
+                return
+            function = min(ready, key=lambda entry: entry.waiting[0][0])
+            _, message, link = function.waiting.popleft()
+            if not function.waiting:
+                del self._functions_waiting[function]
+            self._waiting -= 1
+            self._start(function, message, link)
 
     # -- link and worker end -------------------------------------------------------------------------------------
 
@@ -250,14 +277,12 @@ class Dispatcher:
             scope.cancel()
 
     def _take_waiting(self) -> list[InvokeFunction]:
-        waiting = [message for _, message, _ in self._backlog]
-        self._backlog.clear()
-        for registration in list(self._session.registry.functions.values()):
-            function: Function = registration.target
-            waiting += [message for message, _ in function.waiting]
+        arrivals = [arrival for function in self._functions_waiting for arrival in function.waiting]
+        for function in self._functions_waiting:
             function.waiting.clear()
+        self._functions_waiting.clear()
         self._waiting = 0
-        return waiting
+        return [message for _, message, _ in sorted(arrivals, key=lambda arrival: arrival[0])]
 
     def running_functions(self) -> str:
         """What runs, for a log line: function ids with how often."""

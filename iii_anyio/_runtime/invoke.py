@@ -93,20 +93,32 @@ def failure(message: InvokeFunction, exc: BaseException) -> InvocationResult:
 
 
 def error_body(exc: BaseException, code: str) -> dict[str, str]:
-    """The wire's error object (§4.4). An ``InvocationError`` keeps its code; cancellation has one of its own."""
+    """The wire's error object (§4.4). An ``InvocationError`` keeps its code; cancellation has one of its own.
+
+    Never fails: what users put into exceptions is not always text, but the caller must get its answer (P-44).
+    """
+    body: dict[str, object]
     if isinstance(exc, InvocationError):
         body = {"code": exc.code, "message": exc.message}
         if exc.stacktrace is not None:
             body["stacktrace"] = exc.stacktrace
-        return body
-    if isinstance(exc, get_cancelled_exc_class()):
-        return {"code": "invocation_cancelled", "message": "the worker cancelled the handler before it finished"}
-    text = str(exc) if isinstance(exc, Exception) else f"{type(exc).__name__}: {exc}"
-    if isinstance(exc, EncodeError):
-        text = f"the handler's result cannot be sent: {exc}"
-    body = {"code": code, "message": text, "stacktrace": _stacktrace(exc)}
-    # What users put into exceptions is not always encodable, but the caller must get its answer (P-44).
-    return {key: value.encode("utf-8", "replace").decode("utf-8", "replace") for key, value in body.items()}
+    elif isinstance(exc, get_cancelled_exc_class()):
+        body = {"code": "invocation_cancelled", "message": "the worker cancelled the handler before it finished"}
+    else:
+        text = _text(exc)
+        if isinstance(exc, EncodeError):
+            text = f"the handler's result cannot be sent: {text}"
+        elif not isinstance(exc, Exception):
+            text = f"{type(exc).__name__}: {text}"
+        body = {"code": code, "message": text, "stacktrace": _stacktrace(exc)}
+    return {key: _text(value).encode("utf-8", "replace").decode("utf-8") for key, value in body.items()}
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a broken __str__ of the user's
+        return f"<{type(value).__name__} that cannot be shown>"
 
 
 def _stacktrace(exc: BaseException) -> str:
@@ -115,4 +127,7 @@ def _stacktrace(exc: BaseException) -> str:
         if frames.tb_frame.f_code.co_filename in _CALLERS:
             start = frames.tb_next or start  # the trace starts at the handler, not with who called it
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(exc), exc, start))
+    try:
+        return "".join(traceback.format_exception(type(exc), exc, start))
+    except Exception:  # noqa: BLE001 - as above
+        return ""

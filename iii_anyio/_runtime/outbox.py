@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -23,6 +25,7 @@ class Outbox:
         self._filled = anyio.Event()
         self._taken = anyio.Event()
         self._is_wanted = False
+        self._on_room: deque[Callable[[], object]] = deque()
 
     def flush(self) -> None:
         """Wake the writer if there is something to write."""
@@ -44,6 +47,15 @@ class Outbox:
         """Let waiting producers go on."""
         taken, self._taken = self._taken, anyio.Event()
         taken.set()
+        while self._on_room and not self.is_full:
+            self._on_room.popleft()()
+
+    def call_with_room(self, function: Callable[[], object]) -> None:
+        """Call ``function`` now, or when the writer has taken enough. For producers that are threads."""
+        if self.is_full:
+            self._on_room.append(function)
+        else:
+            function()
 
     @property
     def is_full(self) -> bool:

@@ -14,6 +14,7 @@ of the host, and the closer ends all of it.
 
 from __future__ import annotations
 
+import copy
 import logging
 import signal
 import threading
@@ -58,7 +59,7 @@ class Supervisor:
         self.session = WorkerSession(identity, max_queued=options.limits.offline_queue)
         self.outbox = Outbox(self.session)
         self.dispatcher = Dispatcher(self, self.session, self.outbox, options.limits)
-        self.caller = Caller(self, self.session, self.outbox, self.dispatcher.threads)
+        self.caller = Caller(self, self.session, self.outbox, self.dispatcher)
         reconnection = options.reconnection_config or ReconnectionConfig()
         self.connection = Connection(
             connector,
@@ -122,8 +123,13 @@ class Supervisor:
                         self.request_stop(0)
                         with CancelScope(shield=True):
                             await self.closed.wait()
+        except get_cancelled_exc_class():
+            if body_error is None:
+                raise
+            # The host was cancelled, and its block raised something else on the way out: that goes on, as in any block.
         finally:
             self._abandon()
+            self.caller.mailbox.close()
         if self._failure is not None:
             raise self._failure
         if body_error is not None:
@@ -188,9 +194,10 @@ class Supervisor:
         await checkpoint()
         refusals = session.registry.refusals()
         if refusals:
+            refusal = copy.copy(refusals[0])  # each time a fresh one: traceback and notes belong to one raise
             for other in refusals[1:]:
-                refusals[0].add_note(str(other))
-            raise refusals[0]
+                refusal.add_note(str(other))
+            raise refusal
 
     @property
     def is_stopping(self) -> bool:
@@ -233,6 +240,22 @@ class Supervisor:
                 self._core_scope.cancel()
 
     async def _run_closer(self) -> None:
+        try:
+            await self._close()
+        finally:
+            # Also when an event loop that is torn down cancels tasks against their shields: nobody may wait for ever.
+            self._handlers_scope.cancel()
+            self._shielded.cancel()
+            self._abandon()
+            self.connection.publish(self.connection.state if self._failure is not None else "disconnected")
+            self.closed.set()
+            for done in self._at_end:
+                try:
+                    done()
+                except Exception:
+                    logger.exception("a waiter for the worker's end could not be told")
+
+    async def _close(self) -> None:
         with CancelScope(shield=True):
             await self._stop.wait()
             self.dispatcher.stop_accepting()
@@ -246,6 +269,7 @@ class Supervisor:
                     self.dispatcher.running,
                     self.dispatcher.running_functions(),
                 )
+            self.dispatcher.close()
             self._handlers_scope.cancel()
             with move_on_after(LAST_WORDS):
                 await self._handlers_ended.wait()
@@ -255,10 +279,6 @@ class Supervisor:
             self._abandon()
             self._shielded.cancel()
             await self._connection_ended.wait()
-            self.connection.publish(self.connection.state if self._failure is not None else "disconnected")
-            self.closed.set()
-            for done in self._at_end:
-                done()
 
     def _abandon(self) -> None:
         """End what nobody will answer any more, and let later use fail at once."""

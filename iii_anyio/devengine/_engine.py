@@ -31,6 +31,7 @@ from .._runtime.cleanup import last_words, unwrap_single
 from .._version import __version__
 from .._wire.direct import direct_pair
 from .._wire.listen import Accepted, serve_websockets
+from ..errors import ConnectError
 from ..options import InitOptions, Limits
 from ..worker import Worker, open_worker
 from ._asgi_server import serve_asgi
@@ -89,7 +90,8 @@ class Engine(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def _connect_direct(self, *, is_builtin: bool) -> AsyncGenerator[Wire]:
-        assert self._group is not None, "the engine is open"
+        if self._group is None:
+            raise ConnectError("the in-process engine", "it has ended")
         ours, theirs = direct_pair()
         session = self._router.connect(ip_address=None if is_builtin else "127.0.0.1", in_process=is_builtin)
         self._group.start_soon(self._serve, theirs, session, name="engine in-process connection")
@@ -123,7 +125,8 @@ class Engine(AsyncContextManagerMixin):
         for session in self._router.take_dirty():
             if (connection := self._connections.get(session)) is not None:
                 connection.wake()
-        assert self._group is not None, "the engine is open"
+        if self._group is None:
+            return  # the engine is ending, and with it all that is to come
         for timer in self._router.take_timers():
             self._group.start_soon(self._run_timer, timer, name="engine timer")
         if self._router.functions_changed and not self._is_announcing:
@@ -186,7 +189,10 @@ class Engine(AsyncContextManagerMixin):
                 group.start_soon(serve_websockets, listener, self._accept, name="engine worker listener")
             self._channels.start()
             task_status.started()
-            await self._channels.run_sweeps()
+            try:
+                await self._channels.run_sweeps()
+            finally:
+                self._group = None  # nothing is started in a group that is about to end
 
     def _builtin(self, name: str, description: str) -> AbstractAsyncContextManager[Worker]:
         """A built-in is a worker like any other, but for its wire."""
