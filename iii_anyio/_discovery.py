@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from ._protocol.calls import new_id
 from .engine import EngineFunctions, EngineTriggers
@@ -140,5 +140,5 @@ def _request(function_id: str, filters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(result: Any, key: str, model: type[T]) -> list[T]:
-    rows = result.get(key) if isinstance(result, dict) else None
+    rows: Any = cast("dict[str, Any]", result).get(key) if isinstance(result, dict) else None
     return [model.model_validate(row) for row in rows or ()]

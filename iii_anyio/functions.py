@@ -6,7 +6,7 @@ Below: pydantic, ``http.py``. Above: the worker.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -74,4 +74,4 @@ class FunctionRef:
     """
 
     id: str
-    unregister: Callable[[], None]
+    unregister: Callable[[], None] = field(repr=False)

@@ -122,8 +122,14 @@ class WorkerMethods(Discovery):
             raise TypeError(f"function_id must be str, got {type(function_id).__name__}")
         if not function_id.strip():
             raise ValueError("id is required: the function id is blank")
-        if concurrency is not None and concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, got {concurrency}")
+        # Callers without a type checker get a clear word, too.
+        is_number = isinstance(concurrency, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if concurrency is not None and (not is_number or concurrency < 1):
+            raise ValueError(f"concurrency must be a number of at least 1, got {concurrency!r}")
+        if execution not in {None, "async", "thread"}:
+            raise ValueError(f"execution must be 'async' or 'thread', got {execution!r}")
+        if on_disconnect not in {None, "finish", "cancel"}:
+            raise ValueError(f"on_disconnect must be 'finish' or 'cancel', got {on_disconnect!r}")
         binding: Binding | None = None
         invocation = as_invocation(handler_or_invocation)
         if invocation is None:
@@ -472,6 +478,10 @@ async def run_worker(
 ) -> AsyncGenerator[tuple[Supervisor, str | None]]:
     """Run what both faces are made of; yields the supervisor and the worker's namespace."""
     options = options if options is not None else InitOptions()
+    if not isinstance(options, InitOptions):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"options must be InitOptions, got {type(options).__name__}")
+    if address is not None and not isinstance(address, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"address must be a URL, got {type(address).__name__}; options come second")
     url = resolve_engine_url(address)
     namespace = resolve_namespace(options)
     is_given = connector is not None

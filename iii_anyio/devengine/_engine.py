@@ -258,7 +258,10 @@ def open_engine(
 
 
 async def _listen(host: str, port: int) -> SocketListener:
-    listener = (await anyio.create_tcp_listener(local_host=host, local_port=port)).listeners[0]
+    try:
+        listener = (await anyio.create_tcp_listener(local_host=host, local_port=port)).listeners[0]
+    except OSError as exc:
+        raise _not_bound(exc, host, port, "port") from exc
     assert isinstance(listener, SocketListener)
     return listener
 
@@ -269,10 +272,14 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-    except BaseException:
+    except OSError as exc:
         sock.close()
-        raise
+        raise _not_bound(exc, host, port, "http_port") from exc
     return sock
+
+
+def _not_bound(exc: OSError, host: str, port: int, parameter: str) -> OSError:
+    return OSError(exc.errno, f"{parameter} {port} on {host}: {os.strerror(exc.errno or 0)}")
 
 
 def _bracketed(host: str) -> str:

@@ -190,6 +190,10 @@ class TriggerTable:
         if registrant is not None:
             registrant.triggers[binding.id] = None
         if trigger_type is None:
+            logger.warning(
+                "trigger %s for function %s waits: nobody provides type %s here, so it does not fire (yet)",
+                shorten(message.id), shorten(message.function_id), shorten(message.trigger_type),
+            )  # fmt: skip
             self._park(binding)
         else:
             self._settle_on(binding, trigger_type)

@@ -308,3 +308,44 @@ def test_a_large_result_is_not_kept_after_its_caller_took_it() -> None:
 
 def test_threads_are_really_gone() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "iii-anyio worker"]
+
+
+async def test_wrong_arguments_are_refused_with_what_is_allowed() -> None:
+    with fail_after(5):
+        async with open_engine(port=None, http_port=None) as engine:
+            async with open_worker(connector=engine.connector()) as iii:
+                for wrong, word in [
+                    ({"execution": "threads"}, "'thread'"),
+                    ({"on_disconnect": "stop"}, "'cancel'"),
+                    ({"concurrency": 0}, "at least 1"),
+                    ({"concurrency": "2"}, "at least 1"),
+                ]:
+                    with pytest.raises(ValueError, match=word):
+                        iii.register_function("f", lambda _: None, **wrong)  # type: ignore[arg-type]
+                with pytest.raises(TypeError, match="must be str"):
+                    iii.register_function(1, lambda _: None)  # type: ignore[arg-type]
+                with pytest.raises(ValueError, match="blank"):
+                    iii.register_function("  ", lambda _: None)
+            with pytest.raises(TypeError, match="options come second"):
+                async with open_worker(InitOptions()):  # type: ignore[arg-type]
+                    pass
+            with pytest.raises(TypeError, match="InitOptions"):
+                async with open_worker(options={}):  # type: ignore[arg-type]
+                    pass
+
+
+async def test_a_taken_port_is_named() -> None:
+    with fail_after(5):
+        async with open_engine(port=0, http_port=0) as engine:
+            port = int(engine.url.rpartition(":")[2])
+            with pytest.raises(OSError, match=f"port {port} on 127.0.0.1: Address already in use"):
+                async with open_engine(port=port, http_port=None):
+                    pass
+
+
+async def test_a_trigger_nobody_provides_is_said_in_the_engine_s_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with two_workers() as (_, callee):
+        callee.register_function("f", lambda _: None)
+        callee.register_trigger("htp", "f", {"api_path": "f"})
+        await callee.wait_ready()
+    assert "nobody provides type 'htp' here" in caplog.text
