@@ -103,7 +103,7 @@ class ChannelEnd:
     """
 
     # How pydantic, and with it the codec, write an end into a payload: as the plain reference (P-56).
-    __pydantic_serializer__ = SchemaSerializer(
+    __pydantic_serializer__: SchemaSerializer = SchemaSerializer(
         core_schema.any_schema(serialization=core_schema.plain_serializer_function_ser_schema(_reference))
     )
     _direction: Direction

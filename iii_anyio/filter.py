@@ -108,8 +108,8 @@ class CompiledFilter:
             )
         self._test = both(conditions)
         self.source: dict[str, Any] = source
-        self.match_all = not conditions
-        self.roots = frozenset(compiler.roots)
+        self.match_all: bool = not conditions
+        self.roots: frozenset[str] = frozenset(compiler.roots)
 
     def matches(self, doc: Mapping[str, Any]) -> bool:
         """Say whether a document matches. Never raises: where the evaluation fails, the document does not match.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABCMeta
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -179,7 +179,7 @@ class HttpRequest(MappingModel, Generic[TInput]):
         method: In upper case.
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     path_params: dict[str, str] = Field(
         default_factory=dict, validation_alias=AliasChoices("path_params", "pathParams")
@@ -205,7 +205,7 @@ class HttpResponse(MappingModel, Generic[TOutput]):
         headers: For a repeated header return a plain dict, whose ``headers`` may be a list of ``"Name: value"`` (H-39).
     """
 
-    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
 
     status_code: int = Field(alias="statusCode")
     body: Any = None

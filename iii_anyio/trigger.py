@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, cast, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast, get_origin
 
 from pydantic import BaseModel, ConfigDict
 
@@ -412,7 +412,7 @@ class TriggerConfig(BaseModel, Generic[TConfig]):
         namespace: To be passed with every such call; ``None`` is the engine's default.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
 
     id: str
     function_id: str

@@ -60,14 +60,14 @@ class Call:
         timeout: float | None,
         wake: Callable[[], None] | None = None,
     ) -> None:
-        self.function_id = function_id
-        self.invocation_id = invocation_id  # None for a void call, which ends when it is sent
-        self.text = text
-        self.timeout = timeout
-        self.wake = wake
+        self.function_id: str = function_id
+        self.invocation_id: str | None = invocation_id  # None for a void call, which ends when it is sent
+        self.text: bytes = text
+        self.timeout: float | None = timeout
+        self.wake: Callable[[], None] | None = wake
         self.deadline: float | None = None
-        self.is_sent = False
-        self.is_done = False
+        self.is_sent: bool = False
+        self.is_done: bool = False
         self.result: Any = None
         self.error: IIIError | None = None
 

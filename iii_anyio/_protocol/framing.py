@@ -81,7 +81,7 @@ class Framing:
         self.closed: tuple[int, str] | None = None
         """Why no more messages will come: the peer's close code and reason (1005 when it gave none), the ones we sent
         when the peer broke the protocol, or 1006 when the stream just ended."""
-        self.is_finished = False
+        self.is_finished: bool = False
         """Whether the peer sent its close frame or ended the stream: nothing is left to wait for."""
         # At any time at most one of these three is in use.
         self._tail = bytearray()  # an incomplete frame; worth parsing again from _need bytes on

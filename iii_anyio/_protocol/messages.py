@@ -55,7 +55,7 @@ Extra: TypeAlias = dict[str, Any] | None
 class WorkerRegistered:
     """E→W: the identity of this connection (§5.5)."""
 
-    type: ClassVar = "workerregistered"
+    type: ClassVar[str] = "workerregistered"
     worker_id: str
     reattach_token: str | None = None
     features: list[str] | None = None
@@ -66,7 +66,7 @@ class WorkerRegistered:
 class RegistrationRejected:
     """E→W: a worker or function was refused (§5.6)."""
 
-    type: ClassVar = "registrationrejected"
+    type: ClassVar[str] = "registrationrejected"
     code: str
     namespace: str | None = None
     worker_name: str | None = None
@@ -79,7 +79,7 @@ class RegistrationRejected:
 class ErrorMessage:
     """E→W: the listener's access control refused the connection (§5.7)."""
 
-    type: ClassVar = "error"
+    type: ClassVar[str] = "error"
     error: Any
     extra: Extra = None
 
@@ -88,7 +88,7 @@ class ErrorMessage:
 class Reattach:
     """W→E: first message of a reconnect, evicts our previous connection (§5.8)."""
 
-    type: ClassVar = "reattach"
+    type: ClassVar[str] = "reattach"
     previous_worker_id: str
     reattach_token: str | None = None
     extra: Extra = None
@@ -98,7 +98,7 @@ class Reattach:
 class RegisterFunction:
     """W→E: take ownership of a function id in the connection's namespace (§5.1)."""
 
-    type: ClassVar = "registerfunction"
+    type: ClassVar[str] = "registerfunction"
     id: str
     description: str | None = None
     request_format: Any = ABSENT
@@ -113,7 +113,7 @@ class RegisterFunction:
 class UnregisterFunction:
     """W→E (§5.2)."""
 
-    type: ClassVar = "unregisterfunction"
+    type: ClassVar[str] = "unregisterfunction"
     id: str
     extra: Extra = None
 
@@ -122,7 +122,7 @@ class UnregisterFunction:
 class RegisterTriggerType:
     """W→E: become the provider of a trigger type (§5.9)."""
 
-    type: ClassVar = "registertriggertype"
+    type: ClassVar[str] = "registertriggertype"
     id: str
     description: str
     trigger_request_format: Any = ABSENT
@@ -135,7 +135,7 @@ class RegisterTriggerType:
 class UnregisterTriggerType:
     """W→E, since 0.25 (§5.9)."""
 
-    type: ClassVar = "unregistertriggertype"
+    type: ClassVar[str] = "unregistertriggertype"
     id: str
     namespace: str | None = None
     extra: Extra = None
@@ -145,7 +145,7 @@ class UnregisterTriggerType:
 class RegisterTrigger:
     """W→E from the registrant, E→W to the provider (§5.9). ``config`` is always on the wire."""
 
-    type: ClassVar = "registertrigger"
+    type: ClassVar[str] = "registertrigger"
     id: str
     trigger_type: str
     function_id: str
@@ -160,7 +160,7 @@ class RegisterTrigger:
 class UnregisterTrigger:
     """W→E from the registrant, E→W to the provider (§5.9)."""
 
-    type: ClassVar = "unregistertrigger"
+    type: ClassVar[str] = "unregistertrigger"
     id: str
     trigger_type: str | None = None
     extra: Extra = None
@@ -170,7 +170,7 @@ class UnregisterTrigger:
 class TriggerRegistrationResult:
     """W→E from the provider, E→W to the registrant on failure only (§5.9)."""
 
-    type: ClassVar = "triggerregistrationresult"
+    type: ClassVar[str] = "triggerregistrationresult"
     id: str
     trigger_type: str | None = None
     function_id: str | None = None
@@ -182,7 +182,7 @@ class TriggerRegistrationResult:
 class RegisterService:
     """W→E: display only (§11)."""
 
-    type: ClassVar = "registerservice"
+    type: ClassVar[str] = "registerservice"
     id: str
     name: str | None = None
     description: str | None = None
@@ -194,7 +194,7 @@ class RegisterService:
 class InvokeFunction:
     """Both ways: run a function (§5.3). ``data`` is always on the wire, null included."""
 
-    type: ClassVar = "invokefunction"
+    type: ClassVar[str] = "invokefunction"
     function_id: str
     data: Any
     invocation_id: str | None = None
@@ -213,7 +213,7 @@ class InvokeFunction:
 class InvocationResult:
     """Both ways: what an invocation came to (§5.4). ``error`` wins; neither means success with null."""
 
-    type: ClassVar = "invocationresult"
+    type: ClassVar[str] = "invocationresult"
     invocation_id: str
     function_id: str
     result: Any = ABSENT
@@ -227,7 +227,7 @@ class InvocationResult:
 class Ping:
     """JSON ping; WebSocket pings are the real keep-alive (§3.2)."""
 
-    type: ClassVar = "ping"
+    type: ClassVar[str] = "ping"
     extra: Extra = None
 
 
@@ -235,7 +235,7 @@ class Ping:
 class Pong:
     """Answer to a JSON ping."""
 
-    type: ClassVar = "pong"
+    type: ClassVar[str] = "pong"
     extra: Extra = None
 
 

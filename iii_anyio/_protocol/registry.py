@@ -21,11 +21,11 @@ class Registration:
     __slots__ = ("id", "link", "refusal", "register", "target", "unregister")
 
     def __init__(self, id: str, register: bytes, unregister: bytes, target: Any = None) -> None:
-        self.id = id
-        self.register = register
-        self.unregister = unregister
-        self.target = target
-        self.link = 0  # number of the link it was last sent on
+        self.id: str = id
+        self.register: bytes = register
+        self.unregister: bytes = unregister
+        self.target: Any = target
+        self.link: int = 0  # number of the link it was last sent on
         self.refusal: IIIError | None = None  # why the engine or a provider refused it on that link
 
 

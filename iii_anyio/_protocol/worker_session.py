@@ -71,18 +71,18 @@ class WorkerSession:
 
     def __init__(self, identity: dict[str, Any], *, max_queued: int) -> None:
         encode(InvokeFunction(REGISTER_WORKER, identity))  # or else ``link_up`` would fail, half-way, on every link
-        self.phase = Phase.OFFLINE
-        self.registry = Registry()
-        self.calls = CallTable(max_queued=max_queued)
+        self.phase: Phase = Phase.OFFLINE
+        self.registry: Registry = Registry()
+        self.calls: CallTable = CallTable(max_queued=max_queued)
         self.worker_id: str | None = None
         self.features: list[str] = []
-        self.link = 0
+        self.link: int = 0
         """Number of the current or last link; an invocation belongs to one and its result is sent on no other."""
-        self.revision = 0
+        self.revision: int = 0
         """Grows whenever phase, identity, readiness or refusals change."""
         self.fatal: RegistrationRejectedError | None = None
         self.refused_credentials: AuthenticationError | None = None
-        self.outgoing_bytes = 0
+        self.outgoing_bytes: int = 0
         self._outgoing: list[bytes | Call] = []
         self._identity = identity
         self._reattach_token: str | None = None

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
 from .._protocol.calls import Call, new_id
 from .._protocol.codec import encode
@@ -46,10 +46,10 @@ class Caller:
         self._outbox = outbox
         self._dispatcher = dispatcher
         self._thread_id = threading.get_ident()
-        self.token = token = current_token()
-        self._own_loop = token.native_token
+        self.token: EventLoopToken = current_token()
+        self._own_loop = self.token.native_token
         # anyio.current_time() does not know its backend in functions that another thread posted.
-        self._now: Callable[[], float] = token.backend_class.current_time
+        self._now: Callable[[], float] = self.token.backend_class.current_time
         self._pid = os.getpid()
         self._foreign: weakref.WeakKeyDictionary[object, Mailbox] = weakref.WeakKeyDictionary()
         self._foreign_lock = threading.Lock()
@@ -57,7 +57,7 @@ class Caller:
         self._rearm = anyio.Event()
         self._armed: float | None = None
         self.is_closed = False
-        self.mailbox = Mailbox()
+        self.mailbox: Mailbox = Mailbox()
 
     # -- where are we --------------------------------------------------------------------------------------------
 

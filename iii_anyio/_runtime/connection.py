@@ -62,7 +62,7 @@ class Connection:
         self._listeners: list[ConnectionStateCallback] = []
         self._changed = anyio.Event()
         self.state: IIIConnectionState = "disconnected"
-        self.reconnects = 0
+        self.reconnects: int = 0
 
     # -- state ---------------------------------------------------------------------------------------------------
 

@@ -91,9 +91,9 @@ class Dispatcher:
         self._cancel_on_loss: set[CancelScope] = set()
         self._idle = anyio.Event()
         self._idle.set()
-        self.running = 0
-        self.threads = CapacityLimiter(limits.max_threads)
-        self.providing = Providing(session, outbox)
+        self.running: int = 0
+        self.threads: CapacityLimiter = CapacityLimiter(limits.max_threads)
+        self.providing: Providing = Providing(session, outbox)
         self.open_channel: OpenChannel | None = None
         self._receive: Callable[[], _Ends] | None = None
 

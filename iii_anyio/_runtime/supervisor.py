@@ -56,12 +56,12 @@ class Supervisor:
     def __init__(self, address: str, connector: Connector, options: InitOptions, identity: dict[str, Any]) -> None:
         self.address = address
         self.options = options
-        self.session = WorkerSession(identity, max_queued=options.limits.offline_queue)
-        self.outbox = Outbox(self.session)
-        self.dispatcher = Dispatcher(self, self.session, self.outbox, options.limits)
-        self.caller = Caller(self, self.session, self.outbox, self.dispatcher)
+        self.session: WorkerSession = WorkerSession(identity, max_queued=options.limits.offline_queue)
+        self.outbox: Outbox = Outbox(self.session)
+        self.dispatcher: Dispatcher = Dispatcher(self, self.session, self.outbox, options.limits)
+        self.caller: Caller = Caller(self, self.session, self.outbox, self.dispatcher)
         reconnection = options.reconnection_config or ReconnectionConfig()
-        self.connection = Connection(
+        self.connection: Connection = Connection(
             connector,
             self.session,
             self.outbox,
@@ -78,7 +78,7 @@ class Supervisor:
             dispatch=self.dispatcher.act,
             link_lost=self.dispatcher.link_lost,
         )
-        self.closed = anyio.Event()
+        self.closed: anyio.Event = anyio.Event()
         self._stop = anyio.Event()
         self._drain = CancelScope()
         self._grace = options.shutdown_timeout

@@ -66,9 +66,11 @@ class Accepted:
         self, stream: SocketStream, protocol: ServerProtocol, request: Request, agreed: Response, framing: Framing,
         leading: bytes,
     ) -> None:  # fmt: skip
-        self.path, _, self.query = request.path.partition("?")
+        path, _, query = request.path.partition("?")
+        self.path: str = path
+        self.query: str = query
         self.headers: dict[str, str] = {name.lower(): value for name, value in request.headers.raw_items()}
-        self.peer = _peer(stream)
+        self.peer: str = _peer(stream)
         self._stream = stream
         self._protocol = protocol
         self._agreed = agreed

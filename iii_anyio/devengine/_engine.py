@@ -69,9 +69,9 @@ class Engine(AsyncContextManagerMixin):
         self._connections: dict[EngineSession, EngineConnection] = {}
         self._group: TaskGroup | None = None
         self._is_announcing = False
-        self.url = ""
+        self.url: str = ""
         """WebSocket URL for workers; empty when nothing listens."""
-        self.http_url = ""
+        self.http_url: str = ""
         """Base URL of the routes that ``http`` triggers make; empty when nothing listens."""
 
     def __repr__(self) -> str:

@@ -269,8 +269,8 @@ class _Exchange:
 
     def __init__(self, trigger: HttpTrigger, found: Match, scope: Scope, receive: Receive) -> None:
         headers = header_map(scope["headers"])
-        self.route = found.route
-        self.answered_by = found.route.function_id
+        self.route: Route = found.route
+        self.answered_by: str = found.route.function_id
         """The function whose answer is the response."""
         self._trigger = trigger
         self._match = found
