@@ -32,6 +32,7 @@ from ._protocol.messages import (
 )
 from ._protocol.messages import RegisterTrigger as RegisterTriggerMessage
 from ._protocol.registry import Registration
+from ._requests import CallRequest, normalise_call, normalise_trigger, normalise_trigger_type
 from ._runtime.binding import Binding, bind
 from ._runtime.dispatch import Function
 from ._runtime.supervisor import Supervisor
@@ -42,7 +43,6 @@ from .functions import FunctionRef, RegisterFunctionFormat
 from .http import HttpInvocationConfig, as_invocation
 from .options import ConnectionStateCallback, IIIConnectionState, InitOptions
 from .trigger import (
-    CallRequest,
     RegisterTriggerInput,
     RegisterTriggerTypeInput,
     Trigger,
@@ -50,9 +50,6 @@ from .trigger import (
     TriggerHandler,
     TriggerRequest,
     TriggerTypeRef,
-    normalise_call,
-    normalise_trigger,
-    normalise_trigger_type,
 )
 
 if TYPE_CHECKING:

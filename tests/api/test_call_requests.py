@@ -13,16 +13,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from iii_anyio._protocol.codec import to_json
 from iii_anyio._protocol.messages import ABSENT
+from iii_anyio._requests import CallRequest, normalise_call, normalise_trigger, normalise_trigger_type
 from iii_anyio.functions import python_type_to_format
 from iii_anyio.trigger import (
-    CallRequest,
     RegisterTriggerInput,
     RegisterTriggerTypeInput,
     TriggerAction,
     TriggerRequest,
-    normalise_call,
-    normalise_trigger,
-    normalise_trigger_type,
 )
 
 

@@ -1,0 +1,255 @@
+"""Every spelling of a call, a trigger or a trigger type, brought into the one shape the worker works with.
+
+Below: the models of ``trigger.py``. Above: the worker's methods, which pass on what users wrote.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast, get_origin
+
+from pydantic import BaseModel
+
+from ._protocol.messages import ABSENT
+from ._runtime.formats import as_format
+from .trigger import (
+    RegisterTriggerInput,
+    RegisterTriggerTypeInput,
+)
+
+__all__ = ("CallRequest", "normalise_call", "normalise_trigger", "normalise_trigger_type")
+
+
+@dataclass(slots=True)
+class CallRequest:
+    """A call as the worker makes it. The payload is the caller's object; the codec dumps models, by alias."""
+
+    function_id: str
+    payload: Any = None
+    action: dict[str, Any] | None = None
+    """As on the wire."""
+    timeout: float | None = None
+    """Seconds; ``None`` is the worker's default."""
+    metadata: Any = ABSENT
+    namespace: str | None = None
+    """Explicit only; the worker's default and the engine's own ids are up to the worker (§4.3)."""
+    dispatch: Literal["auto", "remote"] = "auto"
+
+
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+def normalise_call(
+    request: Any = ABSENT,
+    payload: Any = ABSENT,
+    *,
+    function_id: Any = ABSENT,
+    action: Any = None,
+    timeout_ms: Any = None,
+    metadata: Any = None,
+    namespace: Any = None,
+    dispatch: Any = None,
+) -> CallRequest:
+    """Bring a call into one shape: ``({...})``, ``(TriggerRequest)`` or ``(function_id, payload, ...)`` (A.4, B.8).
+
+    Keys of a dict that are not known are ignored, as upstream does.
+
+    Raises:
+        KeyError: No ``function_id``, or an enqueue without ``queue``.
+        TypeError: A value of the wrong type, or both forms at once.
+        ValueError: A blank namespace, a negative timeout, an action or dispatch that does not exist.
+    """
+    if request is ABSENT:
+        if function_id is ABSENT:
+            raise KeyError("function_id")
+        request, function_id = function_id, ABSENT
+    if isinstance(request, str):
+        if function_id is not ABSENT:
+            raise TypeError(f"the function id is given twice: {request!r} and {function_id!r}")
+        return _call(request, None if payload is ABSENT else payload, action, timeout_ms, metadata, namespace, dispatch)
+
+    if (
+        payload is not ABSENT
+        or function_id is not ABSENT
+        or not (action is timeout_ms is metadata is namespace is dispatch is None)
+    ):
+        raise TypeError("give a call as one request, or as function id, payload and keyword arguments; not as both")
+    if isinstance(request, dict | Mapping):
+        get = cast("Mapping[str, Any]", request).get
+        if "function_id" not in request:
+            raise KeyError("function_id")
+        return _call(
+            get("function_id"),
+            get("payload"),
+            get("action"),
+            get("timeout_ms"),
+            get("metadata"),
+            get("namespace"),
+            get("dispatch"),
+        )
+    if hasattr(request, "function_id"):
+        # Ours or upstream's model. Attributes, not `model_dump()`: that would dump the payload without its aliases.
+        return _call(
+            request.function_id,
+            request.payload,
+            request.action,
+            request.timeout_ms,
+            request.metadata,
+            getattr(request, "namespace", None),
+            getattr(request, "dispatch", None),
+        )
+    raise TypeError(f"a call is a dict, a TriggerRequest or a function id, not {type(request).__name__}")
+
+
+def _call(
+    function_id: Any, payload: Any, action: Any, timeout_ms: Any, metadata: Any, namespace: Any, dispatch: Any
+) -> CallRequest:
+    if not isinstance(function_id, str):
+        raise TypeError(f"function_id must be str, got {type(function_id).__name__}")
+    if not function_id.strip():
+        raise ValueError("function_id is blank")
+    if dispatch is None:
+        dispatch = "auto"
+    elif dispatch not in ("auto", "remote"):
+        raise ValueError(f"dispatch must be 'auto' or 'remote', got {dispatch!r}")
+    return CallRequest(
+        function_id,
+        payload,
+        None if action is None else _action(action),
+        None if timeout_ms is None else _seconds(timeout_ms),
+        ABSENT if metadata is None else metadata,
+        None if namespace is None else _namespace("TriggerRequest.namespace", namespace),
+        dispatch,
+    )
+
+
+def _action(action: Any) -> dict[str, Any]:
+    """An action as on the wire. Upstream runs what it does not know as a plain call (A.25, 14)."""
+    fields: Mapping[str, Any]
+    if isinstance(action, Mapping):
+        fields = cast("Mapping[str, Any]", action)
+    elif isinstance(action, BaseModel):
+        fields = action.model_dump()
+    else:
+        raise TypeError(f"{_ACTIONS}, not {type(action).__name__}")
+    kind = fields.get("type")
+    if kind == "void":
+        return {"type": "void"}
+    if kind != "enqueue":
+        raise ValueError(f"{_ACTIONS}, not one of type {kind!r}")
+    queue = fields["queue"]
+    if not isinstance(queue, str):
+        raise TypeError(f"queue must be str, got {type(queue).__name__}")
+    return {"type": "enqueue", "queue": queue}
+
+
+_ACTIONS: Final = "an action is TriggerAction.Enqueue(queue=...) or TriggerAction.Void(), or the same as a dict"
+
+
+def _seconds(timeout_ms: Any) -> float | None:
+    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int | float):
+        raise TypeError(f"timeout_ms must be a number of milliseconds, got {type(timeout_ms).__name__}")
+    if not math.isfinite(timeout_ms) or timeout_ms < 0:
+        raise ValueError(f"timeout_ms must be positive, or 0 for the worker's default, got {timeout_ms}")
+    return timeout_ms / 1000 if timeout_ms else None
+
+
+def _namespace(field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{field} must be str, got {type(value).__name__}")
+    if not value.strip():
+        raise ValueError(f"{field} is blank; leave it out for the worker's namespace")
+    return value
+
+
+def normalise_trigger(
+    trigger: Any = ABSENT,
+    function_id: Any = ABSENT,
+    config: Any = ABSENT,
+    metadata: Any = ABSENT,
+    *,
+    type: Any = ABSENT,
+    namespace: Any = None,
+    trigger_namespace: Any = None,
+) -> RegisterTriggerInput:
+    """Bring a trigger into one shape: ``({...})``, ``(RegisterTriggerInput)`` or ``(type, function_id, config, ...)``.
+
+    The caller's object is left alone. A model given as ``config`` becomes JSON here, by alias: the provider reads it,
+    often one in another language, and aliases are the names it knows. Upstream's typed handle dumps by field name,
+    unlike its every other path.
+
+    Raises:
+        pydantic.ValidationError: A field is missing or of the wrong type. It is a ``ValueError``.
+        TypeError: Both forms at once, or neither.
+        ValueError: A blank namespace.
+    """
+    if trigger is ABSENT:
+        trigger, type = type, ABSENT
+    if isinstance(trigger, str):
+        if type is not ABSENT or function_id is ABSENT:
+            raise TypeError("a trigger is given as type, function_id and config, or as one request")
+        return _trigger(
+            {
+                "type": trigger,
+                "function_id": function_id,
+                "config": None if config is ABSENT else config,
+                "metadata": None if metadata is ABSENT else metadata,
+                "namespace": namespace,
+                "trigger_namespace": trigger_namespace,
+            }
+        )
+    if not (function_id is config is metadata is type is ABSENT and namespace is trigger_namespace is None):
+        raise TypeError("give a trigger as one request, or as type, function_id and config; not as both")
+    if isinstance(trigger, Mapping):
+        return _trigger(cast("Mapping[str, Any]", trigger))
+    if isinstance(trigger, BaseModel):
+        return _trigger(_attributes(trigger))
+    raise TypeError(f"a trigger is a dict, a RegisterTriggerInput or a type's id, not {trigger.__class__.__name__}")
+
+
+def normalise_trigger_type(trigger_type: Any, description: Any = ABSENT) -> RegisterTriggerTypeInput:
+    """Bring a trigger type into one shape: ``({...})``, ``(RegisterTriggerTypeInput)`` or ``(id, description)``.
+
+    Types given as formats become JSON Schema; everything else passes as it is.
+
+    Raises:
+        pydantic.ValidationError: A field is missing or of the wrong type. It is a ``ValueError``.
+        TypeError: Both forms at once, or neither.
+    """
+    if isinstance(trigger_type, str):
+        if description is ABSENT:
+            raise TypeError("a trigger type is given as id and description, or as one request")
+        trigger_type = {"id": trigger_type, "description": description}
+    elif description is not ABSENT:
+        raise TypeError("give a trigger type as one request, or as id and description; not as both")
+    if isinstance(trigger_type, BaseModel):
+        trigger_type = _attributes(trigger_type)
+    if not isinstance(trigger_type, Mapping):
+        raise TypeError(
+            f"a trigger type is a dict, a RegisterTriggerTypeInput or an id, not {type(trigger_type).__name__}"
+        )
+    wanted = RegisterTriggerTypeInput.model_validate(dict(cast("Mapping[str, Any]", trigger_type)))
+    wanted.trigger_request_format = _schema(wanted.trigger_request_format)
+    wanted.call_request_format = _schema(wanted.call_request_format)
+    return wanted
+
+
+def _trigger(fields: Mapping[str, Any]) -> RegisterTriggerInput:
+    wanted = RegisterTriggerInput.model_validate(dict(fields))
+    if wanted.namespace is not None:
+        _namespace("RegisterTriggerInput.namespace", wanted.namespace)
+    if isinstance(wanted.config, BaseModel):
+        wanted.config = wanted.config.model_dump(mode="json", by_alias=True)
+    return wanted
+
+
+def _attributes(model: BaseModel) -> dict[str, Any]:
+    """Fields as they are. ``model_dump()`` would dump models inside, and without their aliases."""
+    return {name: getattr(model, name) for name in type(model).model_fields}
+
+
+def _schema(value: Any) -> Any:
+    return as_format(value) if inspect.isclass(value) or get_origin(value) is not None else value
