@@ -73,6 +73,7 @@ class WorkerMethods(Discovery):
     def __init__(self, supervisor: Supervisor, namespace: str | None) -> None:
         self._supervisor = supervisor
         self._namespace = namespace
+        self._registering = threading.Lock()
 
     # -- functions -----------------------------------------------------------------------------------------------
 
@@ -149,7 +150,8 @@ class WorkerMethods(Discovery):
         function = Function(function_id, binding, concurrency, on_disconnect or supervisor.options.on_disconnect)
         registration = Registration(function_id, encode(message), encode(UnregisterFunction(function_id)), function)
         functions = supervisor.session.registry.functions
-        supervisor.session.registry.add_function(registration)
+        with self._registering:
+            supervisor.session.registry.add_function(registration)
         self._announce(registration)
         return FunctionRef(function_id, partial(self._withdraw, functions, registration))
 
@@ -228,7 +230,8 @@ class WorkerMethods(Discovery):
             encode(UnregisterTriggerType(wanted.id, self._namespace)),
             partial(_tell, handler),
         )
-        supervisor.session.registry.trigger_types[wanted.id] = registration
+        with self._registering:
+            supervisor.session.registry.trigger_types[wanted.id] = registration
         self._announce(registration)
         return TriggerTypeRef(self, wanted.id)
 
@@ -417,8 +420,11 @@ class WorkerMethods(Discovery):
         self._supervisor.outbox.flush()
 
     def _withdraw(self, kind: dict[str, Registration], registration: Registration) -> None:
-        if kind.get(registration.id) is registration:
-            kind.pop(registration.id, None)
+        with self._registering:  # between look and removal nobody else may register the id anew
+            is_current = kind.get(registration.id) is registration
+            if is_current:
+                del kind[registration.id]
+        if is_current:
             self._supervisor.caller.on_loop(self._withdraw_now, registration)
 
     def _withdraw_now(self, registration: Registration) -> None:
