@@ -10,29 +10,18 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 from anyio import CancelScope, create_task_group, fail_after, to_thread
 
-from iii_anyio import InitOptions, InvocationError, Limits, Worker, WorkerStateError, open_worker
+from iii_anyio import InitOptions, InvocationError, Limits, WorkerStateError, open_worker
 from iii_anyio.devengine import open_engine
+from tests.api.workers import two_workers
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def two_workers(**more: Any) -> AsyncIterator[tuple[Worker, Worker]]:
-    with fail_after(20):
-        async with (
-            open_engine(port=None, http_port=None) as engine,
-            open_worker(connector=engine.connector(), options=InitOptions(worker_name="caller")) as caller,
-            open_worker(connector=engine.connector(), options=InitOptions(worker_name="callee", **more)) as callee,
-        ):
-            yield caller, callee
 
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(max_concurrency=1)], ids=["own limit", "worker's limit"])

@@ -5,31 +5,18 @@ from __future__ import annotations
 import contextvars
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
-from anyio import create_task_group, fail_after, to_thread
+from anyio import create_task_group, to_thread
 from pydantic import BaseModel
 
-from iii_anyio import InitOptions, InvocationError, Limits, Worker, open_worker, running_invocation
-from iii_anyio.devengine import open_engine
+from iii_anyio import InvocationError, Limits, running_invocation
+from tests.api.workers import two_workers
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def two_workers(**more: Any) -> AsyncIterator[tuple[Worker, Worker]]:
-    """A caller and a callee on an engine of their own."""
-    with fail_after(20):
-        async with (
-            open_engine(port=None, http_port=None) as engine,
-            open_worker(connector=engine.connector(), options=InitOptions(worker_name="caller")) as caller,
-            open_worker(connector=engine.connector(), options=InitOptions(worker_name="callee", **more)) as callee,
-        ):
-            yield caller, callee
 
 
 class Order(BaseModel):
