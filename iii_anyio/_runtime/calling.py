@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -176,8 +177,12 @@ class Caller:
             await answered.wait()
         finally:
             if not call.is_done:
-                self.mailbox.post(self._session.calls.abandon, call)
+                self._abandon_soon(call)
         return call.value()
+
+    def _abandon_soon(self, call: Call) -> None:
+        with suppress(WorkerStateError):  # the worker has ended, and the call with it
+            self.mailbox.post(self._session.calls.abandon, call)
 
     def mailbox_here(self) -> Mailbox:
         """The mailbox of the loop this runs on, which may be another than the worker's."""
@@ -213,7 +218,7 @@ class Caller:
         try:
             answered.acquire()
         except BaseException:  # Ctrl-C while waiting: the call's caller has gone
-            self.mailbox.post(self._session.calls.abandon, call)
+            self._abandon_soon(call)
             raise
         return call.value()
 
