@@ -6,7 +6,6 @@ the portal face (``client.py``) needs no second implementation; what differs bet
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -35,6 +34,7 @@ from ._protocol.registry import Registration
 from ._requests import CallRequest, normalise_call, normalise_trigger, normalise_trigger_type
 from ._runtime.binding import Binding, bind
 from ._runtime.dispatch import Function
+from ._runtime.formats import as_format
 from ._runtime.supervisor import Supervisor
 from .abc import ChannelConnector
 from .channel import ReceivedEnds
@@ -135,15 +135,15 @@ class WorkerMethods(Discovery):
                 function_id,
                 handler_or_invocation,
                 validate=validate,
-                request_format=_format(request_format),
-                response_format=_format(response_format),
+                request_format=request_format,
+                response_format=response_format,
                 execution=execution,
             )
         message = RegisterFunction(
             function_id,
             description,
-            _absent(binding.request_format if binding else _format(request_format)),
-            _absent(binding.response_format if binding else _format(response_format)),
+            _absent(binding.request_format if binding else request_format and as_format(request_format)),
+            _absent(binding.response_format if binding else response_format and as_format(response_format)),
             _absent(metadata),
             invocation,
         )
@@ -500,15 +500,19 @@ async def run_worker(
 
 def _socket_connector(url: str, options: InitOptions) -> Connector:
     # A worker on a DirectWire never needs it.
-    from ._wire.connect import handshake_headers, websocket_connector
+    from ._wire.connect import websocket_connector
 
-    return websocket_connector(
-        url,
-        headers=handshake_headers(options.headers, os.environ.get("III_TOKEN")),
-        connect_timeout=options.connect_timeout,
-        verify_tls=options.verify_tls,
-        proxy=options.proxy,
-    )
+    return websocket_connector(url, **_wire_options(options))
+
+
+def _wire_options(options: InitOptions) -> dict[str, Any]:
+    """What every socket of a worker is opened with, its data channels included (P-02)."""
+    return {
+        "headers": resolve_headers(dict(options.headers or {})),
+        "connect_timeout": options.connect_timeout,
+        "verify_tls": options.verify_tls,
+        "proxy": options.proxy,
+    }
 
 
 def _channels(url: str, options: InitOptions, connector: Connector | None) -> OpenChannel:
@@ -517,13 +521,7 @@ def _channels(url: str, options: InitOptions, connector: Connector | None) -> Op
         return connector.channel
     if connector is not None:
         return _no_channel
-    return socket_channels(
-        url,
-        resolve_headers(dict(options.headers or {})),
-        connect_timeout=options.connect_timeout,
-        verify_tls=options.verify_tls,
-        proxy=options.proxy,
-    )
+    return socket_channels(url, **_wire_options(options))
 
 
 def _no_channel(channel_id: str, access_key: str, direction: str) -> AbstractAsyncContextManager[ChannelWire]:
@@ -545,7 +543,3 @@ async def _tell(
 
 def _absent(value: Any) -> Any:
     return ABSENT if value is None else value
-
-
-def _format(value: _Format) -> dict[str, Any] | None:
-    return value.model_dump(exclude_none=True) if isinstance(value, RegisterFunctionFormat) else value

@@ -199,11 +199,6 @@ class Supervisor:
                 refusal.add_note(str(other))
             raise refusal
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the shutdown has begun."""
-        return self._stop.is_set()
-
     # -- tasks ---------------------------------------------------------------------------------------------------
 
     async def _run_handlers(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:

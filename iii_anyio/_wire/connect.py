@@ -31,7 +31,7 @@ from .websocket import CLOSE_TIMEOUT, WebSocketWire, raw_socket
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ("handshake_headers", "websocket_connector")
+__all__ = ("websocket_connector",)
 
 MAX_LEADING: Final = 1_048_576
 _HANDSHAKE: Final = "waiting for the answer to the WebSocket handshake"
@@ -47,15 +47,6 @@ _CONNECT_ERRORS = (
     EndOfStream,
     OSError,  # also ssl.SSLError
 )
-
-
-def handshake_headers(headers: Mapping[str, str] | None, token: str | None) -> dict[str, str]:
-    """The headers of a handshake: the user's, and the token unless they have an authorization of their own (P-02)."""
-    merged = dict(headers or {})
-    token = (token or "").strip()
-    if token and not any(name.lower() == "authorization" for name in merged):
-        merged["Authorization"] = f"Bearer {token}"
-    return merged
 
 
 def websocket_connector(
@@ -74,7 +65,7 @@ def websocket_connector(
 
     Args:
         address: ``ws://`` or ``wss://``; path and query are sent as given (P-01).
-        headers: Sent with the handshake, as they are. See ``handshake_headers``.
+        headers: Sent with the handshake, as they are.
         connect_timeout: Seconds for DNS, TCP, TLS and the handshake together (P-11).
         verify_tls: ``False`` accepts any certificate. Only ``True`` takes the usual certificate authorities, those of
             certifi and of the system.

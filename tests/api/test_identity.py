@@ -10,6 +10,7 @@ import pytest
 
 from iii_anyio import InitOptions, TelemetryOptions
 from iii_anyio._identity import find_project_name, identity, resolve_engine_url, resolve_namespace, worker_name
+from iii_anyio.channel import resolve_headers
 
 
 def test_the_address_is_the_argument_else_a_non_empty_variable_else_the_default(
@@ -84,3 +85,24 @@ def test_the_project_is_the_one_of_the_current_directory(
         (here / "pyproject.toml").write_text(content)
     monkeypatch.chdir(here)
     assert find_project_name() == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "token", "merged"),
+    [
+        (None, None, {}),
+        (None, " t \n", {"Authorization": "Bearer t"}),
+        ({"X": "y"}, "t", {"X": "y", "Authorization": "Bearer t"}),
+        ({"X": "y"}, " ", {"X": "y"}),
+        ({"aUTHORIZATION": "Basic x"}, "t", {"aUTHORIZATION": "Basic x"}),
+    ],
+)
+def test_the_token_is_sent_unless_there_is_an_authorization(
+    headers: dict[str, str] | None, token: str | None, merged: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P-02."""
+    if token is None:
+        monkeypatch.delenv("III_TOKEN", raising=False)
+    else:
+        monkeypatch.setenv("III_TOKEN", token)
+    assert resolve_headers(dict(headers or {})) == merged

@@ -21,7 +21,7 @@ from websockets.utils import accept_key
 
 from iii_anyio._protocol.framing import Framing
 from iii_anyio._wire import reasons
-from iii_anyio._wire.connect import handshake_headers, websocket_connector
+from iii_anyio._wire.connect import websocket_connector
 from iii_anyio._wire.listen import Accepted, serve_websockets
 from iii_anyio.errors import ConnectError, LinkClosed
 from tests.wire.servers import echo, header, raw_serving, read_head, serving
@@ -112,23 +112,6 @@ async def test_the_request_has_the_headers_given_and_offers_nothing() -> None:
     assert connection.headers["x-tenant"] == "acme"
     assert connection.headers["host"] == f"127.0.0.1:{port}"
     assert not [name for name in connection.headers if name in {"sec-websocket-extensions", "sec-websocket-protocol"}]
-
-
-@pytest.mark.parametrize(
-    ("headers", "token", "merged"),
-    [
-        (None, None, {}),
-        (None, " t \n", {"Authorization": "Bearer t"}),
-        ({"X": "y"}, "t", {"X": "y", "Authorization": "Bearer t"}),
-        ({"X": "y"}, " ", {"X": "y"}),
-        ({"aUTHORIZATION": "Basic x"}, "t", {"aUTHORIZATION": "Basic x"}),
-    ],
-)
-def test_the_token_is_sent_unless_there_is_an_authorization(
-    headers: dict[str, str] | None, token: str | None, merged: dict[str, str]
-) -> None:
-    """P-02."""
-    assert handshake_headers(headers, token) == merged
 
 
 async def test_credentials_in_the_address_become_basic_authentication() -> None:
