@@ -3,8 +3,8 @@
 Tasks (all end with the ``async with`` block):
 
     engine group
-    ├─ built-in workers        each a worker on a DirectWire; ends first, so that triggers stop firing
-    ├─ HTTP server             the ``http`` trigger's ASGI application
+    ├─ built-in workers        each a worker on a DirectWire with the tasks of its service, such as the HTTP server;
+    │                          they end first, so that triggers stop firing
     └─ connections group
        ├─ worker listener      one task per WebSocket
        │                       (data channels: ``_channels``)
@@ -34,22 +34,27 @@ from .._wire.listen import Accepted, serve_websockets
 from ..errors import ConnectError
 from ..options import InitOptions, Limits
 from ..worker import Worker, open_worker
-from ._asgi_server import serve_asgi
 from ._channels import CHANNEL_PATH, Channels
 from ._connection import EngineConnection
 from ._router import Router
-from .builtins.http import HttpOptions, HttpTrigger
+from ._services import SERVICES, Host, Service
+from ._storage import Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from .._protocol.engine_session import EngineSession
     from ..abc import ChannelWire, Connector, Wire
     from ._builtin import Timer
+    from .builtins.http import HttpOptions
 
 __all__ = ("Engine", "open_engine")
 
 logger: Final = logging.getLogger("iii_anyio.devengine")
 
-HTTP_TRIGGER_TYPE: Final = {"id": "http", "description": "HTTP API trigger"}
+AS_PORT: Final = -1
+"""What a port is by default: free when the port for workers is, none when there is none."""
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -57,15 +62,27 @@ class Engine(AsyncContextManagerMixin):
     """A development engine; runs for as long as its ``async with`` block lasts. Made by ``open_engine``."""
 
     def __init__(
-        self, *, host: str, port: int | None, http_port: int | None, grace: float, http: HttpOptions | None
+        self,
+        *,
+        host: str,
+        port: int | None,
+        http_port: int | None,
+        stream_port: int | None,
+        grace: float,
+        http: HttpOptions | None,
+        workers: Mapping[str, Mapping[str, Any]],
+        strict_upstream: bool,
     ) -> None:
         self._router = Router(lambda: time.time_ns() // 1_000_000, version=__version__)
         self._channels = Channels(self._router.channels)
         self._host = host
         self._port = port
         self._http_port = http_port
+        self._stream_port = stream_port
         self._grace = grace
         self._http = http
+        self._workers = workers
+        self._strict_upstream = strict_upstream
         self._connections: dict[EngineSession, EngineConnection] = {}
         self._group: TaskGroup | None = None
         self._is_announcing = False
@@ -73,6 +90,8 @@ class Engine(AsyncContextManagerMixin):
         """WebSocket URL for workers; empty when nothing listens."""
         self.http_url: str = ""
         """Base URL of the routes that ``http`` triggers make; empty when nothing listens."""
+        self.stream_url: str = ""
+        """WebSocket URL for stream subscribers; empty when nothing listens."""
 
     def __repr__(self) -> str:
         return f"<Engine {self.url or 'in process'} {self._router!r}>"
@@ -149,36 +168,42 @@ class Engine(AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         async with AsyncExitStack() as stack:
-            listener = http_socket = None
+            listener = None
             if self._port is not None:
                 listener = await stack.enter_async_context(await _listen(self._host, self._port))
                 self.url = f"ws://{_bracketed(self._host)}:{listener.extra(SocketAttribute.local_port)}"
-            if self._http_port is not None:
-                http_socket = stack.enter_context(_bind(self._host, self._http_port))
+            http_socket = self._bound(stack, self._http_port, "http_port")
+            if http_socket is not None:
                 self.http_url = f"http://{_bracketed(self._host)}:{http_socket.getsockname()[1]}"
+            stream_socket = self._bound(stack, self._stream_port, "stream_port")
+            if stream_socket is not None:
+                self.stream_url = f"ws://{_bracketed(self._host)}:{stream_socket.getsockname()[1]}"
+            host = Host(
+                storage=Storage(),
+                router=self._router,
+                channels=self._channels,
+                http=self._http,
+                http_socket=http_socket,
+                stream_socket=stream_socket,
+                strict_upstream=self._strict_upstream,
+            )
             with unwrap_single():
                 async with create_task_group() as group:
                     await group.start(self._run_connections, listener, name="engine connections")
                     try:
-                        async with (
-                            self._builtin("iii-http", "Expose functions as HTTP endpoints") as worker,
-                            create_task_group() as servers,
-                        ):
-                            trigger = HttpTrigger(
-                                worker,
-                                options=self._http,
-                                create_channel=self._router.create_channel,
-                                channels=self._channels,
-                            )
-                            worker.register_trigger_type(HTTP_TRIGGER_TYPE, trigger)
-                            await worker.wait_ready()
-                            if http_socket is not None:
-                                await servers.start(_serve_http, trigger, http_socket, name="engine HTTP server")
+                        async with AsyncExitStack() as services:
+                            for service in SERVICES:
+                                worker = await services.enter_async_context(self._builtin(service))
+                                config = self._workers.get(service.name, {})
+                                await services.enter_async_context(service.serve(worker, host, config))
+                                await worker.wait_ready()
                             yield self
-                            servers.cancel_scope.cancel()
                     finally:
                         self._channels.close()
                     group.cancel_scope.cancel()
+
+    def _bound(self, stack: AsyncExitStack, port: int | None, parameter: str) -> socket.socket | None:
+        return None if port is None else stack.enter_context(_bind(self._host, port, parameter))
 
     async def _run_connections(
         self, listener: SocketListener | None, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
@@ -194,11 +219,11 @@ class Engine(AsyncContextManagerMixin):
             finally:
                 self._group = None  # nothing is started in a group that is about to end
 
-    def _builtin(self, name: str, description: str) -> AbstractAsyncContextManager[Worker]:
+    def _builtin(self, service: Service) -> AbstractAsyncContextManager[Worker]:
         """A built-in is a worker like any other, but for its wire."""
         options = InitOptions(
-            worker_name=name,
-            worker_description=description,
+            worker_name=service.name,
+            worker_description=service.description,
             handle_signals=False,
             shutdown_timeout=1.0,
             limits=Limits(max_concurrency=10_000, offline_queue=10_000),
@@ -226,22 +251,28 @@ def open_engine(
     *,
     host: str = "127.0.0.1",
     port: int | None = 49134,
-    http_port: int | None = 3111,
-    stream_port: int | None = 3112,
+    http_port: int | None = AS_PORT,
+    stream_port: int | None = AS_PORT,
     allow_remote: bool = False,
     namespace_grace: float | None = None,
     http: HttpOptions | None = None,
+    workers: Mapping[str, Mapping[str, Any]] | None = None,
+    strict_upstream: bool = False,
 ) -> Engine:
     """Make a development engine; ``async with`` runs it.
 
     Args:
         host: Address to listen on.
         port: For workers; 0 takes a free one, None does not listen.
-        http_port: For the routes of ``http`` triggers; 0 and None likewise.
-        stream_port: Reserved for stream subscribers; nothing listens there yet.
+        http_port: For the routes of ``http`` triggers; 0 and None likewise. By default 3111, but 0 or None when
+            ``port`` is.
+        stream_port: For stream subscribers, likewise; by default 3112.
         allow_remote: Needed for a host other than loopback: this engine checks no credentials.
         namespace_grace: Seconds a worker may take to name its namespace; default ``III_NAMESPACE_GRACE_MS``, else 5.
         http: Timeouts, CORS and global middleware of the ``http`` trigger.
+        workers: What the built-in workers are configured with, by their names, with the keys of the real engine's
+            configuration file: ``{"iii-queue": {"queue_configs": {...}}}``.
+        strict_upstream: Copy the real engine's known defects where a client could rely on them.
 
     Raises:
         ValueError: A host that others can reach, without ``allow_remote``.
@@ -252,9 +283,17 @@ def open_engine(
             f"host {host!r} can be reached by others, and this engine checks no credentials; "
             "pass allow_remote=True (--allow-remote) if that is what you want"
         )
-    del stream_port
     grace = namespace_grace if namespace_grace is not None else _grace_from_environment()
-    return Engine(host=host, port=port, http_port=http_port, grace=grace, http=http)
+    return Engine(
+        host=host,
+        port=port,
+        http_port=_port_beside(port, http_port, 3111),
+        stream_port=_port_beside(port, stream_port, 3112),
+        grace=grace,
+        http=http,
+        workers=workers if workers is not None else {},
+        strict_upstream=strict_upstream,
+    )
 
 
 async def _listen(host: str, port: int) -> SocketListener:
@@ -266,7 +305,7 @@ async def _listen(host: str, port: int) -> SocketListener:
     return listener
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, parameter: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -274,12 +313,18 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as exc:
         sock.close()
-        raise _not_bound(exc, host, port, "http_port") from exc
+        raise _not_bound(exc, host, port, parameter) from exc
     return sock
 
 
 def _not_bound(exc: OSError, host: str, port: int, parameter: str) -> OSError:
     return OSError(exc.errno, f"{parameter} {port} on {host}: {os.strerror(exc.errno or 0)}")
+
+
+def _port_beside(port: int | None, wanted: int | None, default: int) -> int | None:
+    if wanted != AS_PORT:
+        return wanted
+    return default if port else port
 
 
 def _bracketed(host: str) -> str:
@@ -289,9 +334,3 @@ def _bracketed(host: str) -> str:
 def _grace_from_environment() -> float:
     text = os.environ.get("III_NAMESPACE_GRACE_MS", "")
     return int(text) / 1000 if text.isdecimal() else 5.0
-
-
-async def _serve_http(
-    trigger: HttpTrigger, sock: socket.socket, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
-) -> None:
-    await serve_asgi(trigger, sock, shutdown_timeout=1.0, task_status=task_status)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from anyio import create_task_group, current_time, move_on_after, sleep_forever
 from ..._runtime.context import Invocation, current
 from ...errors import MAX_MESSAGE_BYTES, EncodeError, InvocationError, InvocationTimeoutError
 from ...trigger import TriggerConfig, TriggerHandler
+from .._asgi_server import serve_asgi
 from .._http_messages import (
     ChannelRef,
     CorsOptions,
@@ -53,12 +55,16 @@ from .._routes import Match, Route, RouteTable
 
 if TYPE_CHECKING:
     from ...abc import Invoker
+    from ...worker import Worker
     from .._asgi_server import Receive, Scope, Send
     from .._channels import Channels
+    from .._services import Host
 
-__all__ = ("CorsOptions", "GlobalMiddleware", "HttpOptions", "HttpTrigger")
+__all__ = ("CorsOptions", "GlobalMiddleware", "HttpOptions", "HttpTrigger", "serve_http")
 
 logger: Final = logging.getLogger("iii_anyio.devengine.http")
+
+HTTP_TRIGGER_TYPE: Final = {"id": "http", "description": "HTTP API trigger"}
 
 CreateChannel: TypeAlias = Callable[[], tuple[ChannelRef, ChannelRef]]
 
@@ -262,6 +268,19 @@ class HttpTrigger(TriggerHandler[Any]):
 
 
 _CALL_SLACK_MS: Final = 5000
+
+
+@asynccontextmanager
+async def serve_http(iii: Worker, host: Host, _config: Mapping[str, Any]) -> AsyncGenerator[HttpTrigger]:
+    """Run the built-in ``iii-http``: the trigger type, and the server of its routes."""
+    trigger = HttpTrigger(iii, options=host.http, create_channel=host.router.create_channel, channels=host.channels)
+    iii.register_trigger_type(HTTP_TRIGGER_TYPE, trigger)
+    async with create_task_group() as server:
+        if host.http_socket is not None:
+            serve = partial(serve_asgi, trigger, host.http_socket, shutdown_timeout=1.0)
+            await server.start(serve, name="engine HTTP server")
+        yield trigger
+        server.cancel_scope.cancel()
 
 
 class _Exchange:
