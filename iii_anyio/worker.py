@@ -7,10 +7,9 @@ the portal face (``client.py``) needs no second implementation; what differs bet
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import anyio
 from anyio import to_thread
@@ -19,238 +18,29 @@ from anyio.lowlevel import checkpoint
 from ._channel_end import resolve_headers, socket_channels
 from ._discovery import Discovery
 from ._identity import find_project_name, identity, resolve_engine_url, resolve_namespace, worker_name
-from ._protocol.calls import new_id
-from ._protocol.codec import encode
-from ._protocol.messages import (
-    ABSENT,
-    RegisterFunction,
-    RegisterTriggerType,
-    UnregisterFunction,
-    UnregisterTrigger,
-    UnregisterTriggerType,
-)
-from ._protocol.messages import RegisterTrigger as RegisterTriggerMessage
-from ._protocol.registry import Registration
-from ._requests import CallRequest, normalise_call, normalise_trigger, normalise_trigger_type
-from ._runtime.binding import Binding, bind
-from ._runtime.dispatch import Function
-from ._runtime.formats import as_format
+from ._registering import Registering
+from ._requests import CallRequest, normalise_call
 from ._runtime.supervisor import Supervisor
 from .abc import ChannelConnector
 from .channel import ReceivedEnds
 from .errors import ConnectError, WorkerStateError
-from .functions import FunctionRef, RegisterFunctionFormat
-from .http import HttpInvocationConfig, as_invocation
 from .options import ConnectionStateCallback, IIIConnectionState, InitOptions
-from .trigger import (
-    RegisterTriggerInput,
-    RegisterTriggerTypeInput,
-    Trigger,
-    TriggerConfig,
-    TriggerHandler,
-    TriggerRequest,
-    TriggerTypeRef,
-)
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from .abc import ChannelWire, Connector, OpenChannel
+    from .trigger import TriggerRequest
 
 __all__ = ("Worker", "WorkerMethods", "open_worker")
 
-HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
-_Format = RegisterFunctionFormat | dict[str, Any] | None
 
-
-class WorkerMethods(Discovery):
+class WorkerMethods(Registering, Discovery):
     """Registering functions and triggers, calling functions, and the state of the connection.
 
     Registration methods return at once and may be used from any thread, before and after connecting; the engine learns
     of them on every connection. ``wait_ready`` says when it has.
     """
-
-    def __init__(self, supervisor: Supervisor, namespace: str | None) -> None:
-        self._supervisor = supervisor
-        self._namespace = namespace
-        self._registering = threading.Lock()
-
-    # -- functions -----------------------------------------------------------------------------------------------
-
-    def register_function(
-        self,
-        function_id: str,
-        handler_or_invocation: Callable[..., Any] | HttpInvocationConfig,
-        *,
-        description: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        request_format: _Format = None,
-        response_format: _Format = None,
-        validate: bool | None = None,
-        execution: Literal["async", "thread"] | None = None,
-        concurrency: int | None = None,
-        on_disconnect: Literal["finish", "cancel"] | None = None,
-    ) -> FunctionRef:
-        """Serve a function under an id of this worker's namespace.
-
-        Args:
-            function_id: Convention ``service::name``.
-            handler_or_invocation: An async function (runs as a task), a sync function (runs in a thread), or where
-                the engine finds the function over HTTP.
-            description: Shown by discovery.
-            metadata: Shown by discovery; ``{"internal": True}`` hides the function there.
-            request_format: JSON Schema of the input; by default taken from the first parameter's annotation.
-            response_format: JSON Schema of the result; by default taken from the return annotation.
-            validate: Check input and result against the annotations; by default where there are any.
-            execution: Run a plain function on the loop (``async``) or in a thread; by default in a thread.
-            concurrency: Handlers of this function running at once; by default only the worker's limit holds.
-            on_disconnect: What happens to running handlers when the link drops; by default the worker's option.
-
-        Returns:
-            A handle whose ``unregister()`` withdraws the function.
-
-        Raises:
-            TypeError: The id is no string, or the handler is not callable.
-            ValueError: The id is blank or taken on this worker.
-
-        Wire: RegisterFunction.   Upstream: III.register_function.
-        """
-        supervisor = self._checked()
-        if not isinstance(function_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  upstream's check (A.4)
-            raise TypeError(f"function_id must be str, got {type(function_id).__name__}")
-        if not function_id.strip():
-            raise ValueError("id is required: the function id is blank")
-        # Callers without a type checker get a clear word, too.
-        is_number = isinstance(concurrency, int)  # pyright: ignore[reportUnnecessaryIsInstance]
-        if concurrency is not None and (not is_number or concurrency < 1):
-            raise ValueError(f"concurrency must be a number of at least 1, got {concurrency!r}")
-        if execution not in {None, "async", "thread"}:
-            raise ValueError(f"execution must be 'async' or 'thread', got {execution!r}")
-        if on_disconnect not in {None, "finish", "cancel"}:
-            raise ValueError(f"on_disconnect must be 'finish' or 'cancel', got {on_disconnect!r}")
-        binding: Binding | None = None
-        invocation = as_invocation(handler_or_invocation)
-        if invocation is None:
-            binding = bind(
-                function_id,
-                handler_or_invocation,
-                validate=validate,
-                request_format=request_format,
-                response_format=response_format,
-                execution=execution,
-            )
-        message = RegisterFunction(
-            function_id,
-            description,
-            _absent(binding.request_format if binding else request_format and as_format(request_format)),
-            _absent(binding.response_format if binding else response_format and as_format(response_format)),
-            _absent(metadata),
-            invocation,
-        )
-        function = Function(function_id, binding, concurrency, on_disconnect or supervisor.options.on_disconnect)
-        registration = Registration(function_id, encode(message), encode(UnregisterFunction(function_id)), function)
-        functions = supervisor.session.registry.functions
-        with self._registering:
-            supervisor.session.registry.add_function(registration)
-        self._announce(registration)
-        return FunctionRef(function_id, partial(self._withdraw, functions, registration))
-
-    def function(self, function_id: str, **options: Any) -> Callable[[HandlerT], HandlerT]:
-        """Decorate a handler to register it; takes the keyword arguments of ``register_function``."""
-
-        def register(handler: HandlerT) -> HandlerT:
-            self.register_function(function_id, handler, **options)
-            return handler
-
-        return register
-
-    # -- triggers ------------------------------------------------------------------------------------------------
-
-    @overload
-    def register_trigger(self, trigger: RegisterTriggerInput | dict[str, Any], /) -> Trigger: ...
-    @overload
-    def register_trigger(
-        self,
-        type: str,
-        function_id: str,
-        config: Any = None,
-        metadata: Any = None,
-        *,
-        namespace: str | None = None,
-        trigger_namespace: str | None = None,
-    ) -> Trigger: ...
-    def register_trigger(self, *args: Any, **kwargs: Any) -> Trigger:
-        """Bind a function to a trigger: ``{"type", "function_id", "config", …}``, or the same as arguments.
-
-        The engine is silent about success; ``wait_ready`` raises when the provider refused.
-
-        Raises:
-            ValueError: A required field is missing or a namespace is blank.
-
-        Wire: RegisterTrigger.   Upstream: III.register_trigger.
-        """
-        supervisor = self._checked()
-        wanted = normalise_trigger(*args, **kwargs)
-        trigger_id = new_id()
-        message = RegisterTriggerMessage(
-            trigger_id,
-            wanted.type,
-            wanted.function_id,
-            wanted.config,
-            _absent(wanted.metadata),
-            wanted.namespace if wanted.namespace is not None else self._namespace,
-            wanted.trigger_namespace,
-        )
-        withdrawal = encode(UnregisterTrigger(trigger_id, wanted.type))
-        registration = Registration(trigger_id, encode(message), withdrawal)
-        triggers = supervisor.session.registry.triggers
-        triggers[trigger_id] = registration
-        self._announce(registration)
-        return Trigger(partial(self._withdraw, triggers, registration), trigger_id)
-
-    def register_trigger_type(
-        self, trigger_type: RegisterTriggerTypeInput | dict[str, Any], handler: TriggerHandler[Any]
-    ) -> TriggerTypeRef[Any, Any]:
-        """Become the provider of a trigger type; ``handler`` is told of each binding. A known id is replaced.
-
-        Wire: RegisterTriggerType.   Upstream: III.register_trigger_type.
-        """
-        supervisor = self._checked()
-        wanted = normalise_trigger_type(trigger_type)
-        message = RegisterTriggerType(
-            wanted.id,
-            wanted.description,
-            _absent(wanted.trigger_request_format),
-            _absent(wanted.call_request_format),
-            self._namespace,
-        )
-        registration = Registration(
-            wanted.id,
-            encode(message),
-            encode(UnregisterTriggerType(wanted.id, self._namespace)),
-            partial(_tell, handler),
-        )
-        with self._registering:
-            supervisor.session.registry.trigger_types[wanted.id] = registration
-        self._announce(registration)
-        return TriggerTypeRef(self, wanted.id)
-
-    def unregister_trigger_type(self, trigger_type: RegisterTriggerTypeInput | dict[str, Any] | str) -> None:
-        """Stop providing a trigger type. An unknown id changes nothing.
-
-        Wire: UnregisterTriggerType, since engine 0.25.   Upstream: III.unregister_trigger_type.
-        """
-        supervisor = self._checked()
-        if isinstance(trigger_type, str):
-            type_id = trigger_type
-        elif isinstance(trigger_type, RegisterTriggerTypeInput):
-            type_id = trigger_type.id
-        else:
-            type_id = trigger_type["id"]
-        types = supervisor.session.registry.trigger_types
-        registration = types.get(type_id)
-        if registration is not None:
-            self._withdraw(types, registration)
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
@@ -406,31 +196,6 @@ class WorkerMethods(Discovery):
         except WorkerStateError:  # its loop has ended, and the worker before it
             done()
 
-    # -- internals -----------------------------------------------------------------------------------------------
-
-    def _checked(self) -> Supervisor:
-        self._supervisor.caller.check_usable()
-        return self._supervisor
-
-    def _announce(self, registration: Registration) -> None:
-        self._supervisor.caller.on_loop(self._announce_now, registration)
-
-    def _announce_now(self, registration: Registration) -> None:
-        self._supervisor.session.announce(registration)
-        self._supervisor.outbox.flush()
-
-    def _withdraw(self, kind: dict[str, Registration], registration: Registration) -> None:
-        with self._registering:  # between look and removal nobody else may register the id anew
-            is_current = kind.get(registration.id) is registration
-            if is_current:
-                del kind[registration.id]
-        if is_current:
-            self._supervisor.caller.on_loop(self._withdraw_now, registration)
-
-    def _withdraw_now(self, registration: Registration) -> None:
-        self._supervisor.session.withdraw(registration)
-        self._supervisor.outbox.flush()
-
 
 class Worker(WorkerMethods):
     """A worker in the caller's event loop. Made by ``open_worker``."""
@@ -487,22 +252,22 @@ async def run_worker(
         raise TypeError(f"address must be a URL, got {type(address).__name__}; options come second")
     url = resolve_engine_url(address)
     namespace = resolve_namespace(options)
-    is_given = connector is not None
-    if connector is None:  # in a thread, for the first import of httpx takes some tenths of a second
-        connector = await to_thread.run_sync(_socket_connector, url, options)
-    project_name = await to_thread.run_sync(find_project_name)
+    project_name, connect = await to_thread.run_sync(_prepare, url, options, connector)
     with worker_name(options) as name:
-        supervisor = Supervisor(url, connector, options, identity(name, namespace, project_name, options))
-        supervisor.dispatcher.use_channels(_channels(url, options, connector if is_given else None), ReceivedEnds)
+        supervisor = Supervisor(url, connect, options, identity(name, namespace, project_name, options))
+        supervisor.dispatcher.use_channels(_channels(url, options, connector), ReceivedEnds)
         async with supervisor.run():
             yield supervisor, namespace
 
 
-def _socket_connector(url: str, options: InitOptions) -> Connector:
-    # A worker on a DirectWire never needs it.
-    from ._wire.connect import websocket_connector
+def _prepare(url: str, options: InitOptions, connector: Connector | None) -> tuple[str | None, Connector]:
+    """What may block: reading the project's name, and the first import of httpx, some tenths of a second."""
+    project_name = find_project_name()
+    if connector is None:  # a worker on a DirectWire never needs httpx
+        from ._wire.connect import websocket_connector
 
-    return websocket_connector(url, **_wire_options(options))
+        connector = websocket_connector(url, **_wire_options(options))
+    return project_name, connector
 
 
 def _wire_options(options: InitOptions) -> dict[str, Any]:
@@ -526,20 +291,3 @@ def _channels(url: str, options: InitOptions, connector: Connector | None) -> Op
 
 def _no_channel(channel_id: str, access_key: str, direction: str) -> AbstractAsyncContextManager[ChannelWire]:
     raise ConnectError(f"channel {channel_id}", "this worker's connector opens no channels")
-
-
-async def _tell(
-    handler: TriggerHandler[Any], is_bind: bool, id: str, function_id: str, config: Any, metadata: Any,
-    namespace: str | None,
-) -> None:  # fmt: skip
-    """Hand a bind or unbind to the user's trigger-type handler."""
-    binding: TriggerConfig[Any] = TriggerConfig(
-        id=id, function_id=function_id, config=config, metadata=metadata, namespace=namespace
-    )
-    call: Callable[[TriggerConfig[Any]], Awaitable[None]]
-    call = handler.register_trigger if is_bind else handler.unregister_trigger
-    await call(binding)
-
-
-def _absent(value: Any) -> Any:
-    return ABSENT if value is None else value

@@ -1,0 +1,275 @@
+"""Registering functions, triggers and trigger types: the part of ``WorkerMethods`` that fills the registry.
+
+A registration is put into the registry on the caller's thread and announced on the worker's loop; the session replays
+the registry on every connection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from ._protocol.calls import new_id
+from ._protocol.codec import encode
+from ._protocol.messages import (
+    ABSENT,
+    RegisterFunction,
+    RegisterTriggerType,
+    UnregisterFunction,
+    UnregisterTrigger,
+    UnregisterTriggerType,
+)
+from ._protocol.messages import RegisterTrigger as RegisterTriggerMessage
+from ._protocol.registry import Registration
+from ._requests import normalise_trigger, normalise_trigger_type
+from ._runtime.binding import Binding, bind
+from ._runtime.dispatch import Function
+from ._runtime.formats import as_format
+from .functions import FunctionRef, RegisterFunctionFormat
+from .http import HttpInvocationConfig, as_invocation
+from .trigger import (
+    RegisterTriggerInput,
+    RegisterTriggerTypeInput,
+    Trigger,
+    TriggerConfig,
+    TriggerHandler,
+    TriggerTypeRef,
+)
+
+if TYPE_CHECKING:
+    from ._runtime.supervisor import Supervisor
+
+__all__ = ("Registering",)
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+_Format = RegisterFunctionFormat | dict[str, Any] | None
+
+
+class Registering:
+    """What a worker exports. Needs ``_supervisor`` and ``_namespace``."""
+
+    def __init__(self, supervisor: Supervisor, namespace: str | None) -> None:
+        self._supervisor = supervisor
+        self._namespace = namespace
+        self._registering = threading.Lock()
+
+    # -- functions -----------------------------------------------------------------------------------------------
+
+    def register_function(
+        self,
+        function_id: str,
+        handler_or_invocation: Callable[..., Any] | HttpInvocationConfig,
+        *,
+        description: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        request_format: _Format = None,
+        response_format: _Format = None,
+        validate: bool | None = None,
+        execution: Literal["async", "thread"] | None = None,
+        concurrency: int | None = None,
+        on_disconnect: Literal["finish", "cancel"] | None = None,
+    ) -> FunctionRef:
+        """Serve a function under an id of this worker's namespace.
+
+        Args:
+            function_id: Convention ``service::name``.
+            handler_or_invocation: An async function (runs as a task), a sync function (runs in a thread), or where
+                the engine finds the function over HTTP.
+            description: Shown by discovery.
+            metadata: Shown by discovery; ``{"internal": True}`` hides the function there.
+            request_format: JSON Schema of the input; by default taken from the first parameter's annotation.
+            response_format: JSON Schema of the result; by default taken from the return annotation.
+            validate: Check input and result against the annotations; by default where there are any.
+            execution: Run a plain function on the loop (``async``) or in a thread; by default in a thread.
+            concurrency: Handlers of this function running at once; by default only the worker's limit holds.
+            on_disconnect: What happens to running handlers when the link drops; by default the worker's option.
+
+        Returns:
+            A handle whose ``unregister()`` withdraws the function.
+
+        Raises:
+            TypeError: The id is no string, or the handler is not callable.
+            ValueError: The id is blank or taken on this worker.
+
+        Wire: RegisterFunction.   Upstream: III.register_function.
+        """
+        supervisor = self._checked()
+        if not isinstance(function_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  upstream's check (A.4)
+            raise TypeError(f"function_id must be str, got {type(function_id).__name__}")
+        if not function_id.strip():
+            raise ValueError("id is required: the function id is blank")
+        # Callers without a type checker get a clear word, too.
+        is_number = isinstance(concurrency, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if concurrency is not None and (not is_number or concurrency < 1):
+            raise ValueError(f"concurrency must be a number of at least 1, got {concurrency!r}")
+        if execution not in {None, "async", "thread"}:
+            raise ValueError(f"execution must be 'async' or 'thread', got {execution!r}")
+        if on_disconnect not in {None, "finish", "cancel"}:
+            raise ValueError(f"on_disconnect must be 'finish' or 'cancel', got {on_disconnect!r}")
+        binding: Binding | None = None
+        invocation = as_invocation(handler_or_invocation)
+        if invocation is None:
+            binding = bind(
+                function_id,
+                handler_or_invocation,
+                validate=validate,
+                request_format=request_format,
+                response_format=response_format,
+                execution=execution,
+            )
+        message = RegisterFunction(
+            function_id,
+            description,
+            _absent(binding.request_format if binding else request_format and as_format(request_format)),
+            _absent(binding.response_format if binding else response_format and as_format(response_format)),
+            _absent(metadata),
+            invocation,
+        )
+        function = Function(function_id, binding, concurrency, on_disconnect or supervisor.options.on_disconnect)
+        registration = Registration(function_id, encode(message), encode(UnregisterFunction(function_id)), function)
+        functions = supervisor.session.registry.functions
+        with self._registering:
+            supervisor.session.registry.add_function(registration)
+        self._announce(registration)
+        return FunctionRef(function_id, partial(self._withdraw, functions, registration))
+
+    def function(self, function_id: str, **options: Any) -> Callable[[HandlerT], HandlerT]:
+        """Decorate a handler to register it; takes the keyword arguments of ``register_function``."""
+
+        def register(handler: HandlerT) -> HandlerT:
+            self.register_function(function_id, handler, **options)
+            return handler
+
+        return register
+
+    # -- triggers ------------------------------------------------------------------------------------------------
+
+    @overload
+    def register_trigger(self, trigger: RegisterTriggerInput | dict[str, Any], /) -> Trigger: ...
+    @overload
+    def register_trigger(
+        self,
+        type: str,
+        function_id: str,
+        config: Any = None,
+        metadata: Any = None,
+        *,
+        namespace: str | None = None,
+        trigger_namespace: str | None = None,
+    ) -> Trigger: ...
+    def register_trigger(self, *args: Any, **kwargs: Any) -> Trigger:
+        """Bind a function to a trigger: ``{"type", "function_id", "config", …}``, or the same as arguments.
+
+        The engine is silent about success; ``wait_ready`` raises when the provider refused.
+
+        Raises:
+            ValueError: A required field is missing or a namespace is blank.
+
+        Wire: RegisterTrigger.   Upstream: III.register_trigger.
+        """
+        supervisor = self._checked()
+        wanted = normalise_trigger(*args, **kwargs)
+        trigger_id = new_id()
+        message = RegisterTriggerMessage(
+            trigger_id,
+            wanted.type,
+            wanted.function_id,
+            wanted.config,
+            _absent(wanted.metadata),
+            wanted.namespace if wanted.namespace is not None else self._namespace,
+            wanted.trigger_namespace,
+        )
+        withdrawal = encode(UnregisterTrigger(trigger_id, wanted.type))
+        registration = Registration(trigger_id, encode(message), withdrawal)
+        triggers = supervisor.session.registry.triggers
+        triggers[trigger_id] = registration
+        self._announce(registration)
+        return Trigger(partial(self._withdraw, triggers, registration), trigger_id)
+
+    def register_trigger_type(
+        self, trigger_type: RegisterTriggerTypeInput | dict[str, Any], handler: TriggerHandler[Any]
+    ) -> TriggerTypeRef[Any, Any]:
+        """Become the provider of a trigger type; ``handler`` is told of each binding. A known id is replaced.
+
+        Wire: RegisterTriggerType.   Upstream: III.register_trigger_type.
+        """
+        supervisor = self._checked()
+        wanted = normalise_trigger_type(trigger_type)
+        message = RegisterTriggerType(
+            wanted.id,
+            wanted.description,
+            _absent(wanted.trigger_request_format),
+            _absent(wanted.call_request_format),
+            self._namespace,
+        )
+        registration = Registration(
+            wanted.id,
+            encode(message),
+            encode(UnregisterTriggerType(wanted.id, self._namespace)),
+            partial(_tell, handler),
+        )
+        with self._registering:
+            supervisor.session.registry.trigger_types[wanted.id] = registration
+        self._announce(registration)
+        return TriggerTypeRef(self, wanted.id)
+
+    def unregister_trigger_type(self, trigger_type: RegisterTriggerTypeInput | dict[str, Any] | str) -> None:
+        """Stop providing a trigger type. An unknown id changes nothing.
+
+        Wire: UnregisterTriggerType, since engine 0.25.   Upstream: III.unregister_trigger_type.
+        """
+        supervisor = self._checked()
+        if isinstance(trigger_type, str):
+            type_id = trigger_type
+        elif isinstance(trigger_type, RegisterTriggerTypeInput):
+            type_id = trigger_type.id
+        else:
+            type_id = trigger_type["id"]
+        types = supervisor.session.registry.trigger_types
+        registration = types.get(type_id)
+        if registration is not None:
+            self._withdraw(types, registration)
+
+    # -- internals -----------------------------------------------------------------------------------------------
+
+    def _checked(self) -> Supervisor:
+        self._supervisor.caller.check_usable()
+        return self._supervisor
+
+    def _announce(self, registration: Registration) -> None:
+        self._supervisor.caller.on_loop(self._announce_now, registration)
+
+    def _announce_now(self, registration: Registration) -> None:
+        self._supervisor.session.announce(registration)
+        self._supervisor.outbox.flush()
+
+    def _withdraw(self, kind: dict[str, Registration], registration: Registration) -> None:
+        with self._registering:  # between look and removal nobody else may register the id anew
+            is_current = kind.get(registration.id) is registration
+            if is_current:
+                del kind[registration.id]
+        if is_current:
+            self._supervisor.caller.on_loop(self._withdraw_now, registration)
+
+    def _withdraw_now(self, registration: Registration) -> None:
+        self._supervisor.session.withdraw(registration)
+        self._supervisor.outbox.flush()
+
+
+async def _tell(
+    handler: TriggerHandler[Any], is_bind: bool, id: str, function_id: str, config: Any, metadata: Any,
+    namespace: str | None,
+) -> None:  # fmt: skip
+    """Hand a bind or unbind to the user's trigger-type handler."""
+    binding: TriggerConfig[Any] = TriggerConfig(
+        id=id, function_id=function_id, config=config, metadata=metadata, namespace=namespace
+    )
+    call: Callable[[TriggerConfig[Any]], Awaitable[None]]
+    call = handler.register_trigger if is_bind else handler.unregister_trigger
+    await call(binding)
+
+
+def _absent(value: Any) -> Any:
+    return ABSENT if value is None else value
