@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from types import FunctionType
 
+from ._streaming import StreamRequest, StreamResponse
 from ._version import __version__
 from .client import IIIClient, register_worker
 from .context import Context, Invocation, get_context, running_invocation, with_context
@@ -109,6 +110,8 @@ __all__ = (
     "ShutdownError",
     "State",
     "Stream",
+    "StreamRequest",
+    "StreamResponse",
     "TelemetryOptions",
     "TriggerAction",
     "TriggerActionEnqueue",

@@ -17,6 +17,7 @@ from anyio import BrokenResourceError, CancelScope, ClosedResourceError, to_thre
 from anyio.lowlevel import current_token
 from pydantic_core import SchemaSerializer, core_schema
 
+from ._posting import Posting
 from .errors import ConnectError, IIIError, LinkClosed, WorkerStateError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
     from ._refs import StreamChannelRef
-    from .abc import ChannelWire, OpenChannel
+    from .abc import Background, ChannelWire, OpenChannel
 
 __all__ = ("ChannelClosedError", "ChannelEnd", "build_channel_url", "resolve_headers", "socket_channels")
 
@@ -115,6 +116,7 @@ class ChannelEnd:
         headers: Mapping[str, str] | None = None,
         *,
         open_channel: OpenChannel | None = None,
+        background: Background | None = None,
     ) -> None:
         """Connect nothing yet.
 
@@ -123,8 +125,10 @@ class ChannelEnd:
             ref: Either reference of the channel.
             headers: Of the handshake; ``resolve_headers`` adds the token.
             open_channel: Another way to connect; then address and headers are not used.
+            background: The worker that carries out what is written without waiting.
         """
         self.ref = ref
+        self._posting = Posting(background, f"the {self._direction} end of channel {ref.channel_id}")
         self._open_channel = open_channel or socket_channels(engine_ws_base, headers)
         self._state: Literal["unused", "connecting", "open", "over", "closed"] = "unused"
         self._context: AbstractAsyncContextManager[ChannelWire] | None = None
@@ -154,8 +158,8 @@ class ChannelEnd:
 
     @property
     def is_connected(self) -> bool:
-        """Whether this end holds a connection."""
-        return self._context is not None
+        """Whether this end holds a connection, or is about to."""
+        return self._context is not None or self._posting.is_pending
 
     @property
     def is_kept(self) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-__all__ = ("ChannelConnector", "ChannelWire", "Connector", "Invoker", "OpenChannel", "Wire")
+__all__ = ("Background", "ChannelConnector", "ChannelWire", "Connector", "Invoker", "OpenChannel", "Wire")
 
 
 class Wire(Protocol):
@@ -100,4 +100,20 @@ class Invoker(Protocol):
 
     async def trigger_async(self, request: Any, /) -> Any:
         """Call and wait."""
+        ...
+
+
+class Background(Protocol):
+    """Who runs what is written to a data channel without waiting: a worker."""
+
+    def is_on_loop(self) -> bool:
+        """Whether this is the thread of the worker's loop."""
+        ...
+
+    def start_background(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run an async function as a task of the worker, from any thread.
+
+        Raises:
+            ShutdownError: The worker has shut down.
+        """
         ...

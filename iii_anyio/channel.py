@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -23,13 +23,15 @@ from ._refs import ChannelItem, StreamChannelRef, is_channel_ref
 from .errors import EncodeError, LinkClosed
 
 if TYPE_CHECKING:
-    from .abc import Invoker, OpenChannel
+    from .abc import Background, Invoker, OpenChannel
 
     class _Host(Invoker, Protocol):
         """A worker, as ``create_channel`` needs it."""
 
         @property
         def open_channel(self) -> OpenChannel: ...
+        @property
+        def background(self) -> Background: ...
 
 
 __all__ = (
@@ -38,7 +40,9 @@ __all__ = (
     "ChannelItem",
     "ChannelReader",
     "ChannelWriter",
+    "ReadableStream",
     "StreamChannelRef",
+    "WritableStream",
     "build_channel_url",
     "create_channel",
     "create_channel_async",
@@ -85,11 +89,17 @@ class ChannelReader(ChannelEnd, ByteReceiveStream):
         headers: Mapping[str, str] | None = None,
         *,
         open_channel: OpenChannel | None = None,
+        background: Background | None = None,
     ) -> None:
-        super().__init__(engine_ws_base, ref, headers, open_channel=open_channel)
+        super().__init__(engine_ws_base, ref, headers, open_channel=open_channel, background=background)
         self._items: deque[tuple[bool, bytes]] = deque()
         self._rest = b""
         self._callbacks: list[Callable[[str], object]] = []
+
+    @property
+    def stream(self) -> ReadableStream:
+        """Upstream's name for what ``async for`` over the reader gives."""
+        return ReadableStream(self)
 
     def on_message(self, callback: Callable[[str], object]) -> None:
         """Call ``callback`` with each text item, in the task that reads. What it raises is logged."""
@@ -197,6 +207,37 @@ class ChannelWriter(ChannelEnd, ByteSendStream):
     _has_written = False
 
     @property
+    def stream(self) -> WritableStream:
+        """The end's fire-and-forget face for bytes."""
+        return WritableStream(self)
+
+    def send_message(self, msg: str) -> None:
+        """Write one text item behind what was posted before, without waiting for it.
+
+        From any thread. What becomes of it shows in the log, and in the next use of this end that waits. Needs an end
+        made by a worker.
+
+        Raises:
+            EncodeError: A lone surrogate.
+            BufferError: More than 64 MiB wait in this end.
+            WorkerStateError: There is no worker that could carry it out.
+        """
+        text = _encoded(msg)
+        self._posting.post(lambda: self._send_text(text), len(text))
+
+    def close(self) -> None:
+        """End the stream behind what was posted, without waiting. Raises as ``send_message``; unused: at once."""
+        if self._state == "unused" and not self._posting.is_pending:
+            self._state = "closed"
+        elif self._state != "closed":
+            self._posting.post(self._close, 0)
+
+    def post(self, data: bytes | bytearray | memoryview) -> None:
+        """Write bytes behind what was posted before, without waiting. Raises as ``send_message``."""
+        copy = bytes(data)
+        self._posting.post(lambda: self._write(copy), len(copy))
+
+    @property
     def has_written(self) -> bool:
         """Whether bytes were written, none included. Text does not count."""
         return self._has_written
@@ -209,6 +250,10 @@ class ChannelWriter(ChannelEnd, ByteSendStream):
             ConnectError: The engine cannot be reached.
             ClosedResourceError: This end was closed.
         """
+        await self._posting.wait_written()
+        await self._write(data)
+
+    async def _write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data).cast("B")
         async with self._here():
             wire = await self._connected()
@@ -228,10 +273,11 @@ class ChannelWriter(ChannelEnd, ByteSendStream):
 
     async def send_message_async(self, msg: str) -> None:
         """Write one text item, whole. Raises as ``write``, and ``EncodeError`` for a lone surrogate."""
-        try:
-            text = msg.encode()
-        except UnicodeEncodeError as exc:
-            raise EncodeError("the text holds a lone surrogate, which UTF-8 cannot carry") from exc
+        text = _encoded(msg)
+        await self._posting.wait_written()
+        await self._send_text(text)
+
+    async def _send_text(self, text: bytes) -> None:
         async with self._here():
             wire = await self._connected()
             try:
@@ -247,6 +293,10 @@ class ChannelWriter(ChannelEnd, ByteSendStream):
         Raises:
             ChannelClosedError: Nothing of what was written arrived, because this end had been taken before.
         """
+        await self._posting.wait_written()
+        await self._close()
+
+    async def _close(self) -> None:
         if self._state == "closed":
             return
         wire, was_open = self._wire, self._state == "open"
@@ -260,6 +310,40 @@ class ChannelWriter(ChannelEnd, ByteSendStream):
                     raise self._fail(1005, "the engine refused it: this end had been taken before") from exc
 
     aclose = close_async
+
+
+class WritableStream:
+    """A channel's writing end, without waiting: ``writer.stream``. Ordered, bounded, carried out by the worker."""
+
+    def __init__(self, writer: ChannelWriter) -> None:
+        self._writer: ChannelWriter = writer
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Post bytes. Raises as ``ChannelWriter.send_message``."""
+        self._writer.post(data)
+
+    def end(self, data: bytes | bytearray | memoryview | None = None) -> None:
+        """Post the last bytes, if any, and the end of the stream."""
+        if data is not None:
+            self._writer.post(data)
+        self._writer.close()
+
+
+class ReadableStream:
+    """A channel's reading end as an iterable of its bytes: ``reader.stream``."""
+
+    def __init__(self, reader: ChannelReader) -> None:
+        self._reader: ChannelReader = reader
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._reader)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        raise EncodeError("the text holds a lone surrogate, which UTF-8 cannot carry") from exc
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -310,8 +394,8 @@ def _request(buffer_size: int | None) -> dict[str, Any]:
 def _channel(iii: _Host, refs: dict[str, Any]) -> Channel:
     writer, reader = StreamChannelRef.model_validate(refs["writer"]), StreamChannelRef.model_validate(refs["reader"])
     return Channel(
-        ChannelWriter("", writer, open_channel=iii.open_channel),
-        ChannelReader("", reader, open_channel=iii.open_channel),
+        ChannelWriter("", writer, open_channel=iii.open_channel, background=iii.background),
+        ChannelReader("", reader, open_channel=iii.open_channel, background=iii.background),
         writer,
         reader,
     )
@@ -323,15 +407,17 @@ def _channel(iii: _Host, refs: dict[str, Any]) -> Channel:
 class ReceivedEnds:
     """Puts live ends where an invocation's data has references, and closes what a handler left open."""
 
-    def __init__(self, open_channel: OpenChannel) -> None:
+    def __init__(self, open_channel: OpenChannel, background: Background) -> None:
         self._open_channel = open_channel
+        self._background = background
         self._ends: list[ChannelReader | ChannelWriter] = []
 
     def replaced(self, data: Any) -> Any:
         """A copy of ``data`` with an end in place of each reference, at any depth (§12.6)."""
         if is_channel_ref(data):
             kind = ChannelReader if data["direction"] == "read" else ChannelWriter
-            end = kind("", StreamChannelRef.model_validate(data), open_channel=self._open_channel)
+            ref = StreamChannelRef.model_validate(data)
+            end = kind("", ref, open_channel=self._open_channel, background=self._background)
             self._ends.append(end)
             return end
         if isinstance(data, dict):

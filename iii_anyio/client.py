@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ._runtime.supervisor import Supervisor
     from .options import IIIConnectionState
 
-__all__ = ("IIIClient", "register_worker")
+__all__ = ("III", "IIIClient", "register_worker")
 
 logger: Final = logging.getLogger("iii_anyio")
 
@@ -100,6 +100,10 @@ class IIIClient(WorkerMethods):
         self._portal.join()
         _signals_seen.clear()  # obeyed: what follows is the program's own end
         self._portal.check_alive()
+
+
+III = IIIClient
+"""Upstream's name of the class that ``register_worker`` returns, ``iii.iii.III``."""
 
 
 def register_worker(

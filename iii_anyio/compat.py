@@ -6,12 +6,10 @@ What they are now is beside each; the root of the package leaves them out, as up
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
-
 from ._refs import ChannelDirection, ChannelItem, StreamChannelRef, extract_channel_refs, is_channel_ref
-from .client import IIIClient, register_worker
+from .client import III, IIIClient, register_worker
 from .context import Context, get_context, with_context
+from .engine import RemoteFunctionHandler
 from .errors import InvocationError, InvocationForbiddenError, InvocationTimeoutError
 from .functions import (
     FunctionRef,
@@ -180,9 +178,6 @@ __all__ = (
     "with_context",
 )
 
-III = IIIClient
 IIIInvocationError = InvocationError
 IIIForbiddenError = InvocationForbiddenError
 IIITimeoutError = InvocationTimeoutError
-
-RemoteFunctionHandler: TypeAlias = Callable[[Any], Awaitable[Any]]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
 
-__all__ = ("EngineFunctions", "EngineTriggers")
+__all__ = ("EngineFunctions", "EngineTriggers", "RemoteFunctionHandler")
+
+RemoteFunctionHandler: TypeAlias = Callable[[Any], Awaitable[Any]]
+"""Upstream's name for a handler. Sync functions and those that take ``metadata`` are handlers, too."""
 
 
 class EngineFunctions:

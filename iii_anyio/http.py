@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeAl
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from ._streaming import http
+
 __all__ = (
     "ApiRequest",
     "ApiResponse",
@@ -24,6 +26,7 @@ __all__ = (
     "HttpRequest",
     "HttpResponse",
     "MappingModel",
+    "http",
 )
 
 if TYPE_CHECKING:

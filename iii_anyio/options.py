@@ -101,6 +101,8 @@ class InitOptions:
     """What happens to running handlers when the link drops."""
     handle_signals: bool = field(default=True, kw_only=True)
     """Let ``serve()`` and ``register_worker()`` turn SIGINT and SIGTERM into a drain."""
+    process_marker: bool = field(default=True, kw_only=True)
+    """Write ``~/.iii/run/worker-<pid>-<n>.json`` while the worker runs, so that ``iii ps`` lists it."""
     verify_tls: Any = field(default=True, kw_only=True)
     """``False``, or an ``ssl.SSLContext`` of your own, for ``wss://``."""
     proxy: str | None = field(default=None, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import anyio
@@ -20,16 +21,19 @@ from ._discovery import Discovery
 from ._identity import find_project_name, identity, resolve_engine_url, resolve_namespace, worker_name
 from ._registering import Registering
 from ._requests import CallRequest, normalise_call
+from ._runtime.cleanup import last_words
 from ._runtime.supervisor import Supervisor
 from .abc import ChannelConnector
 from .channel import ReceivedEnds
 from .errors import ConnectError, WorkerStateError
 from .options import ConnectionStateCallback, IIIConnectionState, InitOptions
+from .process_marker import announce_process
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from .abc import ChannelWire, Connector, OpenChannel
+    from .abc import Background, ChannelWire, Connector, OpenChannel
+    from .errors import IIIError
     from .trigger import TriggerRequest
 
 __all__ = ("Worker", "WorkerMethods", "open_worker")
@@ -147,6 +151,11 @@ class WorkerMethods(Registering, Discovery):
         return open_channel
 
     @property
+    def background(self) -> Background:
+        """Carries out what is written to a data channel without waiting. For ``create_channel``."""
+        return self._supervisor.caller
+
+    @property
     def worker_id(self) -> str | None:
         """What the engine calls this connection; changes with every reconnect."""
         return self._supervisor.session.worker_id
@@ -155,6 +164,11 @@ class WorkerMethods(Registering, Discovery):
     def namespace(self) -> str | None:
         """This worker's namespace; None is the engine's default."""
         return self._namespace
+
+    @property
+    def fatal_error(self) -> IIIError | None:
+        """Why the engine refused this worker for good; None while it has not."""
+        return self._supervisor.session.fatal
 
     async def shutdown_async(self) -> None:
         """Drain running handlers, deliver their results, close, and wait until that is done. Twice is fine.
@@ -252,22 +266,33 @@ async def run_worker(
         raise TypeError(f"address must be a URL, got {type(address).__name__}; options come second")
     url = resolve_engine_url(address)
     namespace = resolve_namespace(options)
-    project_name, connect = await to_thread.run_sync(_prepare, url, options, connector)
     with worker_name(options) as name:
-        supervisor = Supervisor(url, connect, options, identity(name, namespace, project_name, options))
-        supervisor.dispatcher.use_channels(_channels(url, options, connector), ReceivedEnds)
-        async with supervisor.run():
-            yield supervisor, namespace
+        project_name, connect, unmark = await to_thread.run_sync(_prepare, url, options, connector, name)
+        try:
+            supervisor = Supervisor(url, connect, options, identity(name, namespace, project_name, options))
+            open_channel = _channels(url, options, connector)
+            supervisor.dispatcher.use_channels(open_channel, partial(ReceivedEnds, open_channel, supervisor.caller))
+            async with supervisor.run():
+                yield supervisor, namespace
+        finally:
+            if unmark is not None:
+                with last_words(1.0):
+                    await to_thread.run_sync(unmark)
 
 
-def _prepare(url: str, options: InitOptions, connector: Connector | None) -> tuple[str | None, Connector]:
-    """What may block: reading the project's name, and the first import of httpx, some tenths of a second."""
+def _prepare(
+    url: str, options: InitOptions, connector: Connector | None, name: str
+) -> tuple[str | None, Connector, Callable[[], None] | None]:
+    """What may block: the disk, and the first import of httpx, some tenths of a second."""
     project_name = find_project_name()
-    if connector is None:  # a worker on a DirectWire never needs httpx
+    unmark: Callable[[], None] | None = None
+    if connector is None:  # a worker on a DirectWire never needs httpx, and is of no interest outside
         from ._wire.connect import websocket_connector
 
         connector = websocket_connector(url, **_wire_options(options))
-    return project_name, connector
+        if options.process_marker:
+            unmark = announce_process(url, name)
+    return project_name, connector, unmark
 
 
 def _wire_options(options: InitOptions) -> dict[str, Any]:

@@ -72,6 +72,14 @@ def no_threads_left() -> Iterator[None]:
     assert not [thread for thread in left if thread.is_alive()]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A home directory of the tests' own: workers write process markers there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 class RealEngine(NamedTuple):
     """Where the engine of ``--engine-url`` and ``--engine-http`` listens."""
 

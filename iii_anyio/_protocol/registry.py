@@ -1,4 +1,4 @@
-"""What this worker exports: trigger types, functions, triggers; replayed in that order on every link (P-13).
+"""What this worker exports: services, trigger types, functions, triggers; replayed in that order on every link (P-13).
 
 Each registration keeps its encoded message, so a replay is a copy of bytes. The dictionaries are written with single
 atomic operations, so that any thread may register; when it is sent is decided on the loop (``worker_session``).
@@ -30,9 +30,10 @@ class Registration:
 
 
 class Registry:
-    """The three kinds of registrations, each by id."""
+    """The four kinds of registrations, each by id. Services cannot be withdrawn (§11)."""
 
     def __init__(self) -> None:
+        self.services: dict[str, Registration] = {}
         self.trigger_types: dict[str, Registration] = {}
         self.functions: dict[str, Registration] = {}
         self.triggers: dict[str, Registration] = {}
@@ -44,7 +45,7 @@ class Registry:
 
     def current(self, registration: Registration) -> Registration | None:
         """What is registered under the same kind and id now: the registration itself, its successor, or nothing."""
-        for kind in (self.trigger_types, self.functions, self.triggers):
+        for kind in (self.services, self.trigger_types, self.functions, self.triggers):
             entry = kind.get(registration.id)
             if entry is not None and entry.unregister == registration.unregister:  # the same text names the same thing
                 return entry
@@ -52,6 +53,7 @@ class Registry:
 
     def replay(self) -> Iterator[Registration]:
         """Everything, in the order the engine must see it."""
+        yield from list(self.services.values())
         yield from list(self.trigger_types.values())
         yield from list(self.functions.values())
         yield from list(self.triggers.values())

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,6 +79,15 @@ class Caller:
             function(*args)
         else:
             self.mailbox.post(function, *args)
+
+    def start_background(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run an async function as a task of the worker, from any thread; the drain waits for it.
+
+        Raises:
+            ShutdownError: The worker has shut down.
+        """
+        self.check_usable()
+        self.on_loop(self._dispatcher.start_background, function, name)
 
     # -- calls ---------------------------------------------------------------------------------------------------
 

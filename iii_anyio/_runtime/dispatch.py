@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import anyio
@@ -96,11 +95,13 @@ class Dispatcher:
         self.providing: Providing = Providing(session, outbox)
         self.open_channel: OpenChannel | None = None
         self._receive: Callable[[], _Ends] | None = None
+        self._background: deque[tuple[Callable[[], Awaitable[None]], str]] = deque()
+        self._background_filled = anyio.Event()
 
-    def use_channels(self, open_channel: OpenChannel, receive: Callable[[OpenChannel], _Ends]) -> None:
+    def use_channels(self, open_channel: OpenChannel, receive: Callable[[], _Ends]) -> None:
         """Have references to data channels in payloads replaced by live ends, made by ``receive`` (P-56)."""
         self.open_channel = open_channel
-        self._receive = partial(receive, open_channel)
+        self._receive = receive
 
     def open(self, group: TaskGroup) -> None:
         """Run handlers in this group from now on."""
@@ -116,6 +117,10 @@ class Dispatcher:
         self.providing.close()
         for message in self._take_waiting():
             self._refuse(message, "worker_shutting_down", "the worker ended before it came to this invocation")
+        while self._background:
+            _, name = self._background.popleft()
+            logger.warning("%s did not run: the worker ended before", name)
+            self._ended()
 
     # -- what the link hands over --------------------------------------------------------------------------------
 
@@ -166,9 +171,7 @@ class Dispatcher:
 
     def _start(self, function: Function, message: InvokeFunction, link: int) -> None:
         function.running += 1
-        self.running += 1
-        if self.running == 1:
-            self._idle = anyio.Event()
+        self._began()
         self._context.copy().run(self._spawn, function, message, link)
 
     def _spawn(self, function: Function, message: InvokeFunction, link: int) -> None:
@@ -249,6 +252,14 @@ class Dispatcher:
 
     def _finished(self, function: Function) -> None:
         function.running -= 1
+        self._ended()
+
+    def _began(self) -> None:
+        self.running += 1
+        if self.running == 1:
+            self._idle = anyio.Event()
+
+    def _ended(self) -> None:
         self.running -= 1
         self._start_waiting()
         if self.running == 0:
@@ -266,6 +277,34 @@ class Dispatcher:
                 del self._functions_waiting[function]
             self._waiting -= 1
             self._start(function, message, link)
+
+    # -- work that handlers leave behind ---------------------------------------------------------------------------
+
+    def start_background(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run an async function as a task of this worker; the drain waits for it as for a handler.
+
+        Called on the loop, where not even a task may be running: the host of the handlers group starts it.
+        """
+        self._background.append((function, name))
+        self._began()
+        self._background_filled.set()
+
+    async def run_background(self) -> None:
+        """Start what ``start_background`` was given, until cancelled."""
+        while True:
+            await self._background_filled.wait()
+            self._background_filled = anyio.Event()
+            while self._background and self._group is not None:
+                function, name = self._background.popleft()
+                self._group.start_soon(self._run_background, function, name, name=name)
+
+    async def _run_background(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        try:
+            await function()
+        except Exception:  # the boundary of a task that nobody waits for
+            logger.exception("%s failed", name)
+        finally:
+            self._ended()
 
     # -- link and worker end -------------------------------------------------------------------------------------
 
@@ -287,7 +326,9 @@ class Dispatcher:
     def running_functions(self) -> str:
         """What runs, for a log line: function ids with how often."""
         functions = [registration.target for registration in self._session.registry.functions.values()]
-        return ", ".join(f"{entry.function_id} ({entry.running})" for entry in functions if entry.running)
+        running = [f"{entry.function_id} ({entry.running})" for entry in functions if entry.running]
+        more = self.running - sum(entry.running for entry in functions)
+        return ", ".join([*running, f"others ({more})"] if more else running)
 
     def stop_accepting(self) -> None:
         """Refuse new invocations; those that run or wait go on."""

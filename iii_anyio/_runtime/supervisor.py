@@ -208,7 +208,7 @@ class Supervisor:
                     self.dispatcher.open(handlers)
                     task_status.started()
                     try:
-                        await anyio.sleep_forever()
+                        await self.dispatcher.run_background()
                     finally:
                         self.dispatcher.close()
         finally:

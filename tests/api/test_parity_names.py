@@ -29,6 +29,7 @@ OURS = {
     "iii.errors": "iii_anyio.errors",
     "iii.filter": "iii_anyio.filter",
     "iii.helpers": "iii_anyio.helpers",
+    "iii.internal": "iii_anyio.internal",
     "iii.process_marker": "iii_anyio.process_marker",
     "iii.protocol": "iii_anyio.protocol",
     "iii.runtime": "iii_anyio.runtime",
@@ -44,7 +45,6 @@ OURS = {
 """Upstream's module and ours."""
 
 PENDING_MODULES = {
-    "iii.internal": ("iii_anyio.internal", "InternalHttpRequest holds channel ends"),
     "iii_helpers.observability": ("iii_anyio.observability", "telemetry"),
 }
 """Modules of which some name is missing. With the last one present, a module moves to ``OURS``."""
@@ -52,7 +52,7 @@ PENDING_MODULES = {
 INTERNAL = {
     "iii.channels": "iii.channel shows what is public",
     "iii.format_utils": "iii.utils shows it all",
-    "iii.iii": "register_worker and TriggerAction are at the root, III is compat.III",
+    "iii.iii": "register_worker and TriggerAction are at the root, III is client.III",
     "iii.iii_constants": "options, handles and constants, public in other modules",
     "iii.iii_types": "wire models; iii.protocol shows what is public",
     "iii.invocation_context": "InvocationContext and current_invocation are public at the root",
@@ -79,7 +79,6 @@ INTERNAL = {
 
 OBSERVE = "observe, filters and local dispatch are not built yet"
 AT_ROOT = "there, but the root does not export it yet"
-STREAMING = "streaming HTTP needs channels"
 
 PENDING: dict[str, dict[str, str]] = {
     ROOT: {
@@ -97,12 +96,8 @@ PENDING: dict[str, dict[str, str]] = {
         "ObserverState": OBSERVE,
         "Target": OBSERVE,
         "current_invocation": OBSERVE,
-        "StreamRequest": STREAMING,
-        "StreamResponse": STREAMING,
     },
-    "iii.engine": {"RemoteFunctionHandler": "a type alias; compat has it"},
     "iii.errors": {"ObserveRejection": OBSERVE},
-    "iii_helpers.http": {"http": STREAMING},
 }
 
 ELSEWHERE = {"MiddlewareFunctionInput": "iii_anyio.worker_connection_manager"}
