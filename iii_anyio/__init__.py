@@ -9,6 +9,7 @@ from types import FunctionType
 
 from ._streaming import StreamRequest, StreamResponse
 from ._version import __version__
+from .app import App, Router
 from .client import IIIClient, register_worker
 from .context import Context, Invocation, get_context, running_invocation, with_context
 from .engine import EngineFunctions, EngineTriggers
@@ -22,6 +23,7 @@ from .errors import (
     InvocationError,
     InvocationForbiddenError,
     InvocationTimeoutError,
+    ObserveRejection,
     OfflineQueueFullError,
     PayloadTooLargeError,
     RegistrationRejectedError,
@@ -39,7 +41,21 @@ from .http import (
     HttpInvocationConfig,
 )
 from .introspection import FunctionInfo, TriggerInfo, TriggerTypeInfo, WorkerInfo
+from .invocation_context import InvocationContext, current_invocation
 from .observability import Logger
+from .observable import Observer
+from .observe_types import (
+    Caller,
+    Capture,
+    Filter,
+    Observed,
+    ObserveHooks,
+    ObserverOptions,
+    ObserverState,
+    ObserveSource,
+    Target,
+)
+from .observer_handle import ObserverHandle
 from .options import (
     DEFAULT_ENGINE_URL,
     ConnectionStateCallback,
@@ -48,9 +64,11 @@ from .options import (
     InitOptions,
     Limits,
     ReconnectionConfig,
+    RetryPolicy,
     TelemetryOptions,
 )
 from .queue import EnqueueResult
+from .remotes import Remote, remote
 from .state import State
 from .stream import IStream, Stream
 from .trigger import (
@@ -69,10 +87,13 @@ __all__ = (
     "DEFAULT_ENGINE_URL",
     "ApiRequest",
     "ApiResponse",
+    "App",
     "AuthInput",
     "AuthResult",
     "AuthenticationError",
     "CallAction",
+    "Caller",
+    "Capture",
     "ConnectError",
     "ConnectionLostError",
     "ConnectionStateCallback",
@@ -82,6 +103,7 @@ __all__ = (
     "EngineFunctions",
     "EngineTriggers",
     "EnqueueResult",
+    "Filter",
     "FunctionInfo",
     "HeartbeatOptions",
     "HttpAuthApiKey",
@@ -95,23 +117,36 @@ __all__ = (
     "IStream",
     "InitOptions",
     "Invocation",
+    "InvocationContext",
     "InvocationError",
     "InvocationForbiddenError",
     "InvocationTimeoutError",
     "Limits",
     "Logger",
     "MiddlewareFunctionInput",
+    "ObserveHooks",
+    "ObserveRejection",
+    "ObserveSource",
+    "Observed",
+    "Observer",
+    "ObserverHandle",
+    "ObserverOptions",
+    "ObserverState",
     "OfflineQueueFullError",
     "PayloadTooLargeError",
     "ReconnectionConfig",
     "RegisterTriggerInput",
     "RegisterTriggerTypeInput",
     "RegistrationRejectedError",
+    "Remote",
+    "RetryPolicy",
+    "Router",
     "ShutdownError",
     "State",
     "Stream",
     "StreamRequest",
     "StreamResponse",
+    "Target",
     "TelemetryOptions",
     "TriggerAction",
     "TriggerActionEnqueue",
@@ -124,14 +159,17 @@ __all__ = (
     "WorkerInfo",
     "WorkerStateError",
     "__version__",
+    "current_invocation",
     "get_context",
     "open_worker",
     "register_worker",
+    "remote",
     "running_invocation",
     "with_context",
 )
 
-# Show names where users import them. Not models: pydantic resolves late annotations in the module they name.
+# Show names where users import them. Not models nor typed dicts: pydantic resolves late annotations in the module that
+# they name.
 for _value in [globals()[_name] for _name in __all__]:
-    if isinstance(_value, type | FunctionType) and not hasattr(_value, "model_fields"):
+    if isinstance(_value, type | FunctionType) and not (hasattr(_value, "model_fields") or hasattr(_value, "__total__")):
         _value.__module__ = "iii_anyio"

@@ -17,7 +17,7 @@ from .options import DEFAULT_ENGINE_URL, InitOptions, TelemetryOptions
 
 __all__ = ("FEATURES", "find_project_name", "identity", "resolve_engine_url", "resolve_namespace", "worker_name")
 
-FEATURES: Final = ("large-messages.v1",)
+FEATURES: Final = ("observe.v1", "local-dispatch.v1", "large-messages.v1")
 """What this SDK declares in its register call (protocol §6.2)."""
 
 _names_lock: Final = threading.Lock()

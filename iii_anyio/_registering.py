@@ -7,10 +7,14 @@ the registry on every connection.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ._decorators import Decorators, default_name
+from ._dependencies import Dependencies
+from ._exports import Exports
 from ._protocol.calls import new_id
 from ._protocol.codec import encode
 from ._protocol.messages import (
@@ -22,13 +26,18 @@ from ._protocol.messages import (
     UnregisterTriggerType,
 )
 from ._protocol.messages import RegisterTrigger as RegisterTriggerMessage
+from ._protocol.owning import ObservedFunction
 from ._protocol.registry import Registration
 from ._requests import normalise_trigger, normalise_trigger_type
 from ._runtime.binding import Binding, bind
 from ._runtime.dispatch import Function
 from ._runtime.formats import as_format
-from .functions import FunctionRef, RegisterFunctionFormat
+from ._runtime.processes import in_process
+from ._runtime.wrapping import Middleware, check_middleware, wrap
+from .filter import compile_observers_filter
+from .functions import FunctionOptions, FunctionRef, RegisterFunctionFormat
 from .http import HttpInvocationConfig, as_invocation
+from .observe_types import ObserveHooks, describe_hooks
 from .trigger import (
     RegisterTriggerInput,
     RegisterTriggerTypeInput,
@@ -37,23 +46,27 @@ from .trigger import (
     TriggerHandler,
     TriggerTypeRef,
 )
+from .triggers import TypedTrigger  # noqa: TC001 - annotations of the public API resolve
 
 if TYPE_CHECKING:
     from ._runtime.supervisor import Supervisor
 
 __all__ = ("Registering",)
 
-HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 _Format = RegisterFunctionFormat | dict[str, Any] | None
 
 
-class Registering:
-    """What a worker exports. Needs ``_supervisor`` and ``_namespace``."""
+class Registering(Decorators):
+    """What a worker exports."""
 
     def __init__(self, supervisor: Supervisor, namespace: str | None) -> None:
+        super().__init__()
         self._supervisor = supervisor
         self._namespace = namespace
         self._registering = threading.Lock()
+        self._dependencies = Dependencies(self)
+        self._hints: dict[str, Any] | None = None
+        self._middleware: list[Middleware] = []
 
     # -- functions -----------------------------------------------------------------------------------------------
 
@@ -67,9 +80,12 @@ class Registering:
         request_format: _Format = None,
         response_format: _Format = None,
         validate: bool | None = None,
-        execution: Literal["async", "thread"] | None = None,
+        execution: Literal["async", "thread", "process"] | None = None,
         concurrency: int | None = None,
         on_disconnect: Literal["finish", "cancel"] | None = None,
+        middleware: Sequence[Middleware] = (),
+        observe: ObserveHooks | dict[str, Any] | None = None,
+        local_dispatch: bool = True,
     ) -> FunctionRef:
         """Serve a function under an id of this worker's namespace.
 
@@ -79,19 +95,28 @@ class Registering:
                 the engine finds the function over HTTP.
             description: Shown by discovery.
             metadata: Shown by discovery; ``{"internal": True}`` hides the function there.
-            request_format: JSON Schema of the input; by default taken from the first parameter's annotation.
+            request_format: JSON Schema of the input; by default taken from the annotation of the payload's parameter.
             response_format: JSON Schema of the result; by default taken from the return annotation.
             validate: Check input and result against the annotations; by default where there are any.
-            execution: Run a plain function on the loop (``async``) or in a thread; by default in a thread.
+            execution: Run a plain function on the loop (``async``), in a ``thread`` or in a ``process`` of its own; by
+                default in a thread. For a process it has to be importable, and gets nothing but payload and metadata.
             concurrency: Handlers of this function running at once; by default only the worker's limit holds.
             on_disconnect: What happens to running handlers when the link drops; by default the worker's option.
+            middleware: What runs around this handler only, outermost first; see ``middleware``.
+            observe: How its observers are served, and hooks that are told of them; see ``ObserveHooks``.
+            local_dispatch: Whether calls that this worker makes itself may stay in this process, when the engine
+                allows it.
+
+        The payload goes to the first parameter whose annotation asks for nothing else; ``State``, ``Logger``,
+        ``Context``, ``Invocation``, ``Annotated[Stream, "name"]`` and ``Worker`` are filled in by annotation.
 
         Returns:
             A handle whose ``unregister()`` withdraws the function.
 
         Raises:
-            TypeError: The id is no string, or the handler is not callable.
+            TypeError: The id is no string, the handler is not callable, or nothing provides one of its parameters.
             ValueError: The id is blank or taken on this worker.
+            InvocationError: ``INVALID_OBSERVE_DESCRIPTOR``.
 
         Wire: RegisterFunction.   Upstream: III.register_function.
         """
@@ -104,10 +129,12 @@ class Registering:
         is_number = isinstance(concurrency, int)  # pyright: ignore[reportUnnecessaryIsInstance]
         if concurrency is not None and (not is_number or concurrency < 1):
             raise ValueError(f"concurrency must be a number of at least 1, got {concurrency!r}")
-        if execution not in {None, "async", "thread"}:
-            raise ValueError(f"execution must be 'async' or 'thread', got {execution!r}")
+        if execution not in {None, "async", "thread", "process"}:
+            raise ValueError(f"execution must be 'async', 'thread' or 'process', got {execution!r}")
         if on_disconnect not in {None, "finish", "cancel"}:
             raise ValueError(f"on_disconnect must be 'finish' or 'cancel', got {on_disconnect!r}")
+        hooks = ObserveHooks.from_value(observe) or ObserveHooks()
+        descriptor = describe_hooks(function_id, hooks)
         binding: Binding | None = None
         invocation = as_invocation(handler_or_invocation)
         if invocation is None:
@@ -118,7 +145,13 @@ class Registering:
                 request_format=request_format,
                 response_format=response_format,
                 execution=execution,
+                inject=self._dependencies.inject,
+                hints=self._hints,
             )
+            if execution == "process":
+                binding = in_process(binding, supervisor.dispatcher.processes)
+        for entry in middleware:
+            check_middleware(entry)
         message = RegisterFunction(
             function_id,
             description,
@@ -126,28 +159,46 @@ class Registering:
             _absent(binding.response_format if binding else response_format and as_format(response_format)),
             _absent(metadata),
             invocation,
+            descriptor,
         )
-        function = Function(function_id, binding, concurrency, on_disconnect or supervisor.options.on_disconnect)
+        observed = ObservedFunction(
+            function_id,
+            compile_observers_filter,
+            delivery="owner" if hooks.delivery == "owner" else "auto",
+            on_added=hooks.on_observer_added,
+            on_removed=hooks.on_observer_removed,
+            allow_local=local_dispatch and binding is not None,
+        )
+        function = Function(
+            function_id, binding, concurrency, on_disconnect or supervisor.options.on_disconnect, observed
+        )
         registration = Registration(function_id, encode(message), encode(UnregisterFunction(function_id)), function)
         functions = supervisor.session.registry.functions
         with self._registering:
+            if binding is not None and (binding.enter is not None or middleware or self._middleware):
+                function.binding = wrap(binding, middleware, self._middleware, supervisor.dispatcher.threads)
             supervisor.session.registry.add_function(registration)
         self._announce(registration)
-        return FunctionRef(function_id, partial(self._withdraw, functions, registration))
-
-    def function(self, function_id: str, **options: Any) -> Callable[[HandlerT], HandlerT]:
-        """Decorate a handler to register it; takes the keyword arguments of ``register_function``."""
-
-        def register(handler: HandlerT) -> HandlerT:
-            self.register_function(function_id, handler, **options)
-            return handler
-
-        return register
+        return FunctionRef(
+            function_id,
+            partial(self._withdraw, functions, registration),
+            partial(supervisor.owning.observers, observed),
+        )
 
     # -- triggers ------------------------------------------------------------------------------------------------
 
     @overload
     def register_trigger(self, trigger: RegisterTriggerInput | dict[str, Any], /) -> Trigger: ...
+    @overload
+    def register_trigger(
+        self,
+        trigger: TypedTrigger,
+        function_id: str,
+        *,
+        metadata: Any = None,
+        namespace: str | None = None,
+        trigger_namespace: str | None = None,
+    ) -> Trigger: ...
     @overload
     def register_trigger(
         self,
@@ -162,6 +213,7 @@ class Registering:
     def register_trigger(self, *args: Any, **kwargs: Any) -> Trigger:
         """Bind a function to a trigger: ``{"type", "function_id", "config", …}``, or the same as arguments.
 
+        A typed trigger, such as ``CronTrigger(expression=…)`` of ``iii_anyio.triggers``, stands for type and config.
         The engine is silent about success; ``wait_ready`` raises when the provider refused.
 
         Raises:
@@ -232,6 +284,36 @@ class Registering:
         if registration is not None:
             self._withdraw(types, registration)
 
+    def exports(self) -> Exports:
+        """What is registered here to be taken back as a whole. For ``App``."""
+
+        def view(dependencies: Dependencies, hints: dict[str, Any] | None) -> Registering:
+            worker = copy(self)
+            worker._dependencies, worker._hints = dependencies, hints
+            return worker
+
+        return Exports(self._checked(), self._dependencies, view)
+
+    # -- what the decorators do ----------------------------------------------------------------------------------
+
+    def _add_function(
+        self, function_id: str | None, handler: Callable[..., Any], metadata: Any, options: FunctionOptions
+    ) -> str:
+        function_id = function_id if function_id is not None else default_name(handler)
+        return self.register_function(function_id, handler, metadata=metadata, **options).id
+
+    def _add_trigger(self, function: str, trigger: TypedTrigger, metadata: Any, trigger_namespace: str | None) -> None:
+        self.register_trigger(trigger, function, metadata=metadata, trigger_namespace=trigger_namespace)
+
+    def _add_middleware(self, middleware: Middleware) -> None:
+        with self._registering:
+            self._middleware.append(middleware)
+            for registration in self._checked().session.registry.functions.values():
+                function: Function = registration.target
+                if function.binding is not None and not function.binding.is_wrapped:
+                    threads = self._supervisor.dispatcher.threads
+                    function.binding = wrap(function.binding, (), self._middleware, threads)
+
     # -- internals -----------------------------------------------------------------------------------------------
 
     def _checked(self) -> Supervisor:
@@ -251,10 +333,14 @@ class Registering:
             if is_current:
                 del kind[registration.id]
         if is_current:
+            if isinstance(registration.target, Function) and registration.target.observed is not None:
+                registration.target.observed.local_dispatch = False  # at once, also when this is another thread
             self._supervisor.caller.on_loop(self._withdraw_now, registration)
 
     def _withdraw_now(self, registration: Registration) -> None:
         self._supervisor.session.withdraw(registration)
+        if isinstance(registration.target, Function) and registration.target.observed is not None:
+            self._supervisor.owning.withdrawn(registration.target.observed)
         self._supervisor.outbox.flush()
 
 

@@ -15,12 +15,14 @@ from pydantic import BaseModel
 
 from ._protocol.messages import ABSENT
 from ._runtime.formats import as_format
+from .options import RetryPolicy
 from .trigger import (
     RegisterTriggerInput,
     RegisterTriggerTypeInput,
 )
+from .triggers import TypedTrigger
 
-__all__ = ("CallRequest", "normalise_call", "normalise_trigger", "normalise_trigger_type")
+__all__ = ("CallRequest", "effective_namespace", "normalise_call", "normalise_trigger", "normalise_trigger_type")
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class CallRequest:
     namespace: str | None = None
     """Explicit only; the worker's default and the engine's own ids are up to the worker (§4.3)."""
     dispatch: Literal["auto", "remote"] = "auto"
+    retry: RetryPolicy | None = None
 
 
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -52,6 +55,7 @@ def normalise_call(
     metadata: Any = None,
     namespace: Any = None,
     dispatch: Any = None,
+    retry: Any = None,
 ) -> CallRequest:
     """Bring a call into one shape: ``({...})``, ``(TriggerRequest)`` or ``(function_id, payload, ...)`` (A.4, B.8).
 
@@ -60,8 +64,15 @@ def normalise_call(
     Raises:
         KeyError: No ``function_id``, or an enqueue without ``queue``.
         TypeError: A value of the wrong type, or both forms at once.
-        ValueError: A blank namespace, a negative timeout, an action or dispatch that does not exist.
+        ValueError: A blank namespace, a negative timeout, an action or dispatch that does not exist, a void call that
+            is to be repeated.
     """
+    if retry is not None:
+        wanted = normalise_call(
+            request, payload, function_id=function_id, action=action, timeout_ms=timeout_ms, metadata=metadata,
+            namespace=namespace, dispatch=dispatch,
+        )  # fmt: skip
+        return _repeated(wanted, retry)
     if request is ABSENT:
         if function_id is ABSENT:
             raise KeyError("function_id")
@@ -126,6 +137,15 @@ def _call(
     )
 
 
+def _repeated(wanted: CallRequest, policy: Any) -> CallRequest:
+    if not isinstance(policy, RetryPolicy):
+        raise TypeError(f"retry must be a RetryPolicy, got {type(policy).__name__}")
+    if wanted.action is not None and wanted.action["type"] == "void":
+        raise ValueError("a void call has no answer, so there is nothing to repeat it for")
+    wanted.retry = policy
+    return wanted
+
+
 def _action(action: Any) -> dict[str, Any]:
     """An action as on the wire. Upstream runs what it does not know as a plain call (A.25, 14)."""
     fields: Mapping[str, Any]
@@ -157,6 +177,13 @@ def _seconds(timeout_ms: Any) -> float | None:
     return timeout_ms / 1000 if timeout_ms else None
 
 
+def effective_namespace(explicit: str | None, function_id: str, own: str | None) -> str | None:
+    """Where a function is looked for: the engine's own live in ``default``, whatever the worker's namespace (§4.3)."""
+    if explicit is not None:
+        return explicit
+    return "default" if function_id.startswith(("engine::", "configuration::")) else own
+
+
 def _namespace(field: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{field} must be str, got {type(value).__name__}")
@@ -177,6 +204,8 @@ def normalise_trigger(
 ) -> RegisterTriggerInput:
     """Bring a trigger into one shape: ``({...})``, ``(RegisterTriggerInput)`` or ``(type, function_id, config, ...)``.
 
+    A ``TypedTrigger`` stands for type and config.
+
     The caller's object is left alone. A model given as ``config`` becomes JSON here, by alias: the provider reads it,
     often one in another language, and aliases are the names it knows. Upstream's typed handle dumps by field name,
     unlike its every other path.
@@ -188,6 +217,10 @@ def normalise_trigger(
     """
     if trigger is ABSENT:
         trigger, type = type, ABSENT
+    if isinstance(trigger, TypedTrigger):
+        if config is not ABSENT:
+            raise TypeError(f"a {trigger.__class__.__name__} is a config already; another one was given with it")
+        trigger, config = trigger.trigger_type, trigger
     if isinstance(trigger, str):
         if type is not ABSENT or function_id is ABSENT:
             raise TypeError("a trigger is given as type, function_id and config, or as one request")

@@ -37,6 +37,18 @@ class Wire(Protocol):
         """
         ...
 
+    def send_now(self, take: Callable[[], Sequence[bytes]]) -> bool:
+        """Send the messages that ``take`` returns without waiting; False if that cannot be, then it is not called.
+
+        Some of it may be left to the next ``send``, which then has to come: ``has_rest`` says so. Never raises.
+        """
+        ...
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether ``send`` is to be called, be it with nothing."""
+        ...
+
     async def ping(self, payload: bytes) -> None:
         """Send a ping; its pong appears in ``pongs``."""
         ...

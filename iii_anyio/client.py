@@ -11,12 +11,14 @@ import signal
 import sys
 import threading
 import weakref
-from concurrent.futures import Future
-from contextlib import suppress
+from collections.abc import Generator
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import anyio
-from anyio import from_thread
+from anyio import CancelScope, from_thread
+from anyio.from_thread import BlockingPortal
 
 from .errors import ConnectError, RegistrationRejectedError, WorkerStateError
 from .options import InitOptions
@@ -24,6 +26,8 @@ from .worker import WorkerMethods, run_worker
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
+
+    from anyio.abc import TaskStatus
 
     from ._runtime.supervisor import Supervisor
     from .options import IIIConnectionState
@@ -161,6 +165,34 @@ def _wait_connected(client: IIIClient, timeout: float) -> None:
         logger.warning("no connection to %s within %g s; trying on in the background", client.get_address(), timeout)
 
 
+@contextmanager
+def hosted(client: IIIClient, manager: AbstractAsyncContextManager[object]) -> Generator[IIIClient]:
+    """Run an async context manager in the client's event loop while the block lasts, and at most as long as the client.
+
+    It is entered and left in one task.
+    """
+    portal = client._portal  # pyright: ignore[reportPrivateUsage] - of this module
+    supervisor = portal.supervisor
+    supervisor.caller.check_usable()
+    if supervisor.caller.is_on_loop():
+        raise WorkerStateError("this would block the event loop it needs; do it in the thread that made the client")
+
+    async def hold(*, task_status: TaskStatus[CancelScope]) -> None:
+        async with manager:
+            with CancelScope() as scope:
+                task_status.started(scope)
+                await supervisor.closed.wait()
+
+    ended, scope = portal.host.start_task(hold)
+    try:
+        yield client
+    finally:
+        with suppress(WorkerStateError):  # it has ended, and left the manager by itself
+            supervisor.caller.mailbox.post(scope.cancel)
+        with suppress(CancelledError):  # the worker failed: that is for `serve` and the calls to say
+            ended.result()
+
+
 # -- the thread ------------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +201,8 @@ class _Portal:
 
     def __init__(self, address: str | None, options: InitOptions | None, backend: Literal["asyncio", "trio"]) -> None:
         self.failure: RegistrationRejectedError | ConnectError | None = None
+        self.host: BlockingPortal
+        """Runs what ``hosted`` is given."""
         started: Future[tuple[Supervisor, str | None]] = Future()
         self.thread = threading.Thread(  # noqa: TID251 - the one that carries an event loop; shutdown joins it
             target=self._run, args=(address, options, backend, started), name="iii-anyio worker"
@@ -191,7 +225,7 @@ class _Portal:
         started: Future[tuple[Supervisor, str | None]],
     ) -> None:
         async def main() -> None:
-            async with run_worker(address, options, None) as (supervisor, namespace):
+            async with run_worker(address, options, None) as (supervisor, namespace), BlockingPortal() as self.host:
                 started.set_result((supervisor, namespace))
                 await supervisor.closed.wait()
 

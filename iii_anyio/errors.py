@@ -11,6 +11,7 @@
     │   ├── PayloadTooLargeError       payload_too_large; over 64 MiB on the wire
     │   └── ShutdownError              SHUTDOWN; this worker is closing or closed
     ├── RegistrationRejectedError      the engine refused this worker or one of its functions
+    ├── ObserveRejection               an observer was refused, by its owner or by the engine
     ├── TriggerRegistrationError       a provider refused a trigger of ours
     ├── AuthenticationError            the engine's listener refused our credentials
     ├── ConnectError                   no link could be made; also a ConnectionError
@@ -37,6 +38,7 @@ __all__ = (
     "InvocationForbiddenError",
     "InvocationTimeoutError",
     "LinkClosed",
+    "ObserveRejection",
     "OfflineQueueFullError",
     "PayloadTooLargeError",
     "RegistrationRejectedError",
@@ -175,6 +177,23 @@ class RegistrationRejectedError(IIIError):
         elif self.code == "FUNCTION_NAMESPACE_CONFLICT":
             hint = ". Register it under another id or in another namespace"
         return f"{self.code}: the engine refused {what} in namespace {self.namespace!r}{owner}{hint}"
+
+
+class ObserveRejection(IIIError):
+    """An observer was refused. Raise it in an observe hook to refuse one with a code of your own.
+
+    Attributes:
+        code: Of the engine or of the owner, e.g. ``INVALID_ARGS``.
+        message: What is wrong.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
 
 
 class TriggerRegistrationError(IIIError):

@@ -85,6 +85,11 @@ def compile_filter(src: dict[str, Any], *, trusted: bool = False) -> CompiledFil
     return CompiledFilter(src, trusted)
 
 
+def compile_observers_filter(src: dict[str, Any]) -> CompiledFilter:
+    """Compile a filter that the engine has announced, in its own normal form."""
+    return compile_filter(src, trusted=True)
+
+
 class CompiledFilter:
     """A filter ready to be evaluated; ``compile_filter`` makes one. It never changes, and may be used by any thread.
 

@@ -5,16 +5,20 @@ Below: pydantic, ``http.py``. Above: the worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel
 
 from ._runtime.formats import extract_request_format, extract_response_format, python_type_to_format
+from ._runtime.owning import Observer
+from ._runtime.wrapping import Middleware  # noqa: TC001 - annotations of the public API resolve
 from .http import HttpInvocationConfig
+from .observe_types import ObserveHooks  # noqa: TC001 - annotations of the public API resolve
 
 __all__ = (
+    "FunctionOptions",
     "FunctionRef",
     "RegisterFunctionFormat",
     "RegisterFunctionInput",
@@ -64,6 +68,25 @@ class RegisterFunctionInput(BaseModel):
     invocation: HttpInvocationConfig | None = None
 
 
+class FunctionOptions(TypedDict, total=False):
+    """What the decorators pass on to ``register_function``, which explains it."""
+
+    description: str | None
+    request_format: Any
+    response_format: Any
+    validate: bool | None
+    execution: Literal["async", "thread", "process"] | None
+    concurrency: int | None
+    on_disconnect: Literal["finish", "cancel"] | None
+    middleware: Sequence[Middleware]
+    observe: ObserveHooks | dict[str, Any] | None
+    local_dispatch: bool
+
+
+def _nobody() -> list[Observer]:
+    return []
+
+
 @dataclass
 class FunctionRef:
     """A registered function.
@@ -75,3 +98,12 @@ class FunctionRef:
 
     id: str
     unregister: Callable[[], None] = field(repr=False)
+    _observers: Callable[[], list[Observer]] = field(default=_nobody, repr=False, compare=False)
+
+    def observers(self) -> list[Observer]:
+        """Return the observers that are active now."""
+        return self._observers()
+
+    def is_observed(self) -> bool:
+        """Whether somebody wants to hear of it now."""
+        return bool(self._observers())

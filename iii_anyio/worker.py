@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import anyio
 from anyio import to_thread
@@ -19,15 +20,18 @@ from anyio.lowlevel import checkpoint
 from ._channel_end import resolve_headers, socket_channels
 from ._discovery import Discovery
 from ._identity import find_project_name, identity, resolve_engine_url, resolve_namespace, worker_name
+from ._observers import Observers
 from ._registering import Registering
-from ._requests import CallRequest, normalise_call
+from ._requests import CallRequest, effective_namespace, normalise_call
 from ._runtime.cleanup import last_words
+from ._runtime.retrying import retry, retry_blocking
 from ._runtime.supervisor import Supervisor
 from .abc import ChannelConnector
 from .channel import ReceivedEnds
 from .errors import ConnectError, WorkerStateError
-from .options import ConnectionStateCallback, IIIConnectionState, InitOptions
+from .options import ConnectionStateCallback, IIIConnectionState, InitOptions, RetryPolicy
 from .process_marker import announce_process
+from .remotes import Remote
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -38,8 +42,11 @@ if TYPE_CHECKING:
 
 __all__ = ("Worker", "WorkerMethods", "open_worker")
 
+In = TypeVar("In")
+Out = TypeVar("Out")
 
-class WorkerMethods(Registering, Discovery):
+
+class WorkerMethods(Registering, Observers, Discovery):
     """Registering functions and triggers, calling functions, and the state of the connection.
 
     Registration methods return at once and may be used from any thread, before and after connecting; the engine learns
@@ -49,7 +56,7 @@ class WorkerMethods(Registering, Discovery):
     # -- calls ---------------------------------------------------------------------------------------------------
 
     @overload
-    def trigger(self, request: dict[str, Any] | TriggerRequest, /) -> Any: ...
+    def trigger(self, request: dict[str, Any] | TriggerRequest, /, *, retry: RetryPolicy | None = None) -> Any: ...
     @overload
     def trigger(
         self,
@@ -60,6 +67,8 @@ class WorkerMethods(Registering, Discovery):
         timeout_ms: int | None = None,
         metadata: Any = None,
         namespace: str | None = None,
+        dispatch: Literal["auto", "remote"] | None = None,
+        retry: RetryPolicy | None = None,
     ) -> Any: ...
     def trigger(self, *args: Any, **kwargs: Any) -> Any:
         """Call a function and block this thread until it has ended.
@@ -67,9 +76,11 @@ class WorkerMethods(Registering, Discovery):
         For scripts, threads and sync handlers. On the worker's own loop use ``trigger_async``.
 
         Args:
-            *args: ``{"function_id", "payload", "action", "timeout_ms", "metadata", "namespace"}`` or a
-                ``TriggerRequest``; or the function id and the payload.
-            **kwargs: The other keys, with the second form.
+            *args: ``{"function_id", "payload", "action", "timeout_ms", "metadata", "namespace", "dispatch"}`` or a
+                ``TriggerRequest``; or the function id and the payload. A function of this worker runs in this process,
+                without the engine, when the engine allows it; ``dispatch="remote"`` forbids that.
+            **kwargs: The other keys, with the second form. With either one ``retry``, a ``RetryPolicy``: the function
+                may run twice without harm, so repeat the call when the link or its worker is lost, within the timeout.
 
         Returns:
             The function's result; ``{"messageReceiptId": …}`` for an enqueue; None for a void call.
@@ -83,10 +94,17 @@ class WorkerMethods(Registering, Discovery):
         Wire: InvokeFunction → InvocationResult.   Upstream: III.trigger.
         """
         request = normalise_call(*args, **kwargs)
-        return self._supervisor.caller.call_blocking(*self._call(request))
+        call = self._supervisor.caller.call_blocking
+        if request.retry is not None:
+            return retry_blocking(
+                request.retry, self._timeout(request), lambda left: call(*self._call(replace(request, timeout=left)))
+            )
+        return call(*self._call(request))
 
     @overload
-    async def trigger_async(self, request: dict[str, Any] | TriggerRequest, /) -> Any: ...
+    async def trigger_async(
+        self, request: dict[str, Any] | TriggerRequest, /, *, retry: RetryPolicy | None = None
+    ) -> Any: ...
     @overload
     async def trigger_async(
         self,
@@ -97,6 +115,8 @@ class WorkerMethods(Registering, Discovery):
         timeout_ms: int | None = None,
         metadata: Any = None,
         namespace: str | None = None,
+        dispatch: Literal["auto", "remote"] | None = None,
+        retry: RetryPolicy | None = None,
     ) -> Any: ...
     async def trigger_async(self, *args: Any, **kwargs: Any) -> Any:
         """Call a function and wait for it, on any asyncio or trio loop.
@@ -107,21 +127,59 @@ class WorkerMethods(Registering, Discovery):
         Wire: InvokeFunction → InvocationResult.   Upstream: III.trigger_async.
         """
         request = normalise_call(*args, **kwargs)
-        return await self._supervisor.caller.call(*self._call(request))
+        call = self._supervisor.caller.call
+        if request.retry is not None:
+            return await retry(
+                request.retry, self._timeout(request), lambda left: call(*self._call(replace(request, timeout=left)))
+            )
+        return await call(*self._call(request))
 
     call = trigger
     call_async = trigger_async
 
-    def _call(self, request: CallRequest) -> tuple[Any, ...]:
+    @overload
+    def remote(
+        self,
+        function_id: str,
+        input_type: type[In],
+        output_type: type[Out],
+        *,
+        timeout_ms: int | None = None,
+        metadata: Any = None,
+        namespace: str | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Remote[In, Out]: ...
+    @overload
+    def remote(
+        self,
+        function_id: str,
+        input_type: Any = Any,
+        output_type: Any = Any,
+        *,
+        timeout_ms: int | None = None,
+        metadata: Any = None,
+        namespace: str | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Remote[Any, Any]: ...
+    def remote(
+        self, function_id: str, input_type: Any = Any, output_type: Any = Any, **options: Any
+    ) -> Remote[Any, Any]:
+        """Make a typed stub of a function: ``greet = iii.remote("greet", Person, Greeting)``, ``await greet(person)``.
+
+        Arguments as for ``iii_anyio.remote``.
+        """
+        return Remote(function_id, input_type, output_type, iii=self, **options)
+
+    def _timeout(self, request: CallRequest) -> float:
         timeout = request.timeout
-        if timeout is None:
-            timeout = self._supervisor.options.invocation_timeout_ms / 1000
-        namespace = request.namespace
-        if namespace is None:
-            # §4.3: the engine's own functions live in ``default``, whatever the worker's namespace.
-            is_engine = request.function_id.startswith(("engine::", "configuration::"))
-            namespace = "default" if is_engine else self._namespace
-        return request.function_id, request.payload, request.action, timeout, request.metadata, namespace
+        return self._supervisor.options.invocation_timeout_ms / 1000 if timeout is None else timeout
+
+    def _call(self, request: CallRequest) -> tuple[Any, ...]:
+        timeout = self._timeout(request)
+        namespace = effective_namespace(request.namespace, request.function_id, self._namespace)
+        return (
+            request.function_id, request.payload, request.action, timeout, request.metadata, namespace, request.dispatch
+        )  # fmt: skip
 
     # -- connection ----------------------------------------------------------------------------------------------
 

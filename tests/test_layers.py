@@ -54,8 +54,8 @@ class Rule(NamedTuple):
 RULES = (
     # Sans-I/O: tested without a loop, shared by both sides.
     Rule(("anyio",), ("_protocol/*", "devengine/_router.py"), ()),
-    # Everything runs on every backend; the test kit has trio's virtual clock.
-    Rule(("asyncio", "trio", "uvloop"), ("*",), ("testing.py",)),
+    # Everything runs on every backend; the test kit has trio's virtual clock, slots the primitives of each.
+    Rule(("asyncio", "trio", "uvloop"), ("*",), ("testing.py", "_wire/backend.py")),
     # One module to change when the HTTP library does.
     Rule(("httpx", "httpx_ws", "httpcore"), ("*",), ("_wire/connect.py",)),
     Rule(("opentelemetry",), ("*",), ("observability.py",)),
@@ -71,6 +71,8 @@ TASK_FILES = (
     "devengine/_connection.py",
     "devengine/_channels.py",
     "devengine/_asgi*",
+    "devengine/_stream_server.py",
+    "devengine/_storage.py",
     "devengine/builtins/*",
     "testing.py",
 )

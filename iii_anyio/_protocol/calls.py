@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ..errors import IIIError, InvocationTimeoutError, OfflineQueueFullError
 
@@ -38,6 +38,9 @@ if hasattr(os, "register_at_fork"):
 
 class Call:
     """One call. ``text`` is the encoded message; ``wake`` runs once, when the call has ended."""
+
+    is_local: ClassVar[bool] = False
+    """Whether it stays in this process: then it needs no link, and no lost link ends it."""
 
     __slots__ = (
         "deadline",
@@ -182,7 +185,7 @@ class CallTable:
             if call.is_done:
                 continue
             expired.append(call)
-            where = "no answer" if call.is_sent else "no connection to the engine"
+            where = "no answer" if call.is_sent or call.is_local else "no connection to the engine"
             message = f"{where} within {call.timeout:g} s"
             self._fail(call, InvocationTimeoutError("TIMEOUT", message, call.function_id, None, call.invocation_id))
         return expired

@@ -10,7 +10,7 @@ The two messages of an invocation are written and read by hand, the others by th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from ..errors import MAX_MESSAGE_BYTES, DecodeError, EncodeError, payload_too_large
@@ -18,7 +18,7 @@ from .fields import ERROR, FIELDS, Field, is_error_body, is_text, wrong
 from .jsontext import from_json, to_json
 from .messages import ABSENT, InvocationResult, InvokeFunction, Message, Unknown
 
-__all__ = ("canonical_uuid", "decode", "encode", "from_json", "is_error_body", "is_uuid", "to_json")
+__all__ = ("canonical_uuid", "decode", "encode", "encode_reports", "from_json", "is_error_body", "is_uuid", "to_json")
 
 
 def encode(message: Message) -> bytes:
@@ -66,6 +66,11 @@ def decode(text: bytes | bytearray | memoryview) -> Message:
         raise DecodeError("not a message: it has no type")
     cls = _CLASSES.get(kind)
     return Unknown(kind, fields) if cls is None else _read(cls, fields)
+
+
+def encode_reports(items: Sequence[bytes]) -> bytes:
+    """Write ``invocationsobserved`` of items that are JSON already: each was encoded once, to know its size (§16.8)."""
+    return b'{"type":"invocationsobserved","items":[' + b",".join(items) + b"]}"
 
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.IGNORECASE)

@@ -178,6 +178,11 @@ class EngineSession:
         """Whether messages are read from it and sent to it."""
         return self.phase is Phase.HELD or self.phase is Phase.SERVING
 
+    @property
+    def registrations(self) -> int:
+        """How many functions, triggers, trigger types and services it has."""
+        return len(self.functions) + len(self.triggers) + len(self.trigger_types) + len(self.services)
+
     def must_hold(self, message: Message) -> bool:
         """Whether this message waits for the namespace (P-108)."""
         return self.phase is Phase.HELD and type(message) in HELD_MESSAGES
@@ -186,6 +191,10 @@ class EngineSession:
         """Keep a registration of ``size`` bytes until the namespace is known."""
         self.held.append(message)
         self.held_bytes += size
+
+    def drop_held(self) -> None:
+        """Forget the registrations that wait for the namespace."""
+        self.held, self.held_bytes = [], 0
 
     def fix_namespace(self, namespace: str) -> list[Message]:
         """Fix the namespace for good and return the registrations to apply now, in arrival order (P-109)."""

@@ -12,8 +12,17 @@ from typing import Any, Final, NamedTuple, TypeGuard, cast
 from .messages import (
     ABSENT,
     ErrorMessage,
+    FunctionRegistered,
     InvocationResult,
+    InvocationsObserved,
     InvokeFunction,
+    LocalInvocationStats,
+    Observe,
+    ObserverAck,
+    ObserverAdded,
+    ObserveResult,
+    ObserverRemoved,
+    ObserverStateChanged,
     Ping,
     Pong,
     Reattach,
@@ -23,6 +32,7 @@ from .messages import (
     RegisterTriggerType,
     RegistrationRejected,
     TriggerRegistrationResult,
+    Unobserve,
     UnregisterFunction,
     UnregisterTrigger,
     UnregisterTriggerType,
@@ -63,6 +73,22 @@ def _is_object(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_objects(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_object, cast("list[object]", value)))
+
+
+def _is_function(value: object) -> bool:
+    """One end of an observer (§16.5)."""
+    if not isinstance(value, dict):
+        return False
+    end = cast("dict[str, object]", value)
+    return isinstance(end.get("function_id"), str) and _is_none_or_text(end.get("namespace"))
 
 
 def _is_present(value: object) -> bool:
@@ -146,6 +172,25 @@ def _value(name: str, *, required: bool = False) -> Field:
     return Field(name, _is_present, "present", required, absent=ABSENT, is_empty=_never)
 
 
+def _count(name: str) -> Field:
+    return Field(name, _is_count, "an integer, not negative")
+
+
+def _defaulted(field: Field) -> Field:
+    """One that is always written, and when it is not read has the default of its class."""
+    return field._replace(absent=ABSENT)
+
+
+def _list(name: str, *, required: bool = False) -> Field:
+    return Field(
+        name, _is_objects, "a list of objects", required, absent=ABSENT, is_empty=_never if required else _is_none
+    )
+
+
+def _end(name: str) -> Field:
+    return Field(name, _is_function, "an object with the string function_id", required=True, is_empty=_never)
+
+
 ERROR: Final = Field("error", is_error_body, 'an object with the strings "code" and "message"')
 
 FIELDS: Final[dict[type[Any], tuple[Field, ...]]] = {
@@ -213,7 +258,7 @@ FIELDS: Final[dict[type[Any], tuple[Field, ...]]] = {
         Field("action", _is_action, '{"type": "void"} or {"type": "enqueue", "queue": a string}'),
         _text("namespace"),
         _object("caller"),
-        Field("observe_depth", _is_count, "an integer, not negative"),
+        _count("observe_depth"),
         _object("activation"),
     ),
     InvocationResult: (
@@ -224,6 +269,60 @@ FIELDS: Final[dict[type[Any], tuple[Field, ...]]] = {
         Field("error", _is_present, "present", absent=ABSENT, is_empty=operator.not_),
         _text("traceparent"),
         _text("baggage"),
+    ),
+    FunctionRegistered: (
+        _required("id"),
+        _text("namespace"),
+        _defaulted(_count("revision")),
+        _defaulted(Field("local_dispatch", _is_bool, "true or false")),
+        _list("observers"),
+    ),
+    ObserverAdded: (
+        _required("function_id"),
+        _object("observer")._replace(required=True, is_empty=_never),
+        _text("namespace"),
+        _defaulted(_count("revision")),
+    ),
+    ObserverRemoved: (
+        _required("function_id"),
+        _required("id"),
+        _text("namespace"),
+        _defaulted(_count("revision")),
+    ),
+    ObserverAck: (
+        _required("function_id"),
+        _required("id"),
+        _text("namespace"),
+        _defaulted(_count("revision")),
+        ERROR._replace(absent=ABSENT, is_empty=operator.not_),
+    ),
+    Observe: (
+        _required("id"),
+        _end("source"),
+        _end("target"),
+        Field("metadata", _is_present, "present"),
+        _count("max_fires"),
+        _count("expires_in_ms"),
+        _count("max_in_flight"),
+    ),
+    Unobserve: (_required("id"),),
+    ObserveResult: (
+        _required("id"),
+        _required("state"),
+        Field("warnings", _is_texts, "a list of strings"),
+        _object("error"),
+    ),
+    ObserverStateChanged: (
+        _required("id"),
+        _required("state"),
+        _defaulted(_count("fires")),
+        _object("reason"),
+    ),
+    InvocationsObserved: (_list("items", required=True),),
+    LocalInvocationStats: (
+        _count("window_ms")._replace(required=True, is_empty=_never),
+        _list("functions", required=True),
+        _list("dropped_reports", required=True),
     ),
     Ping: (),
     Pong: (),

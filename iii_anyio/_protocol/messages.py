@@ -7,15 +7,24 @@ Messages are made once and never changed afterwards (not frozen: building a froz
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
 __all__ = (
     "ABSENT",
     "ErrorMessage",
+    "FunctionRegistered",
     "InvocationResult",
+    "InvocationsObserved",
     "InvokeFunction",
+    "LocalInvocationStats",
     "Message",
+    "Observe",
+    "ObserveResult",
+    "ObserverAck",
+    "ObserverAdded",
+    "ObserverRemoved",
+    "ObserverStateChanged",
     "Ping",
     "Pong",
     "Reattach",
@@ -26,6 +35,7 @@ __all__ = (
     "RegistrationRejected",
     "TriggerRegistrationResult",
     "Unknown",
+    "Unobserve",
     "UnregisterFunction",
     "UnregisterTrigger",
     "UnregisterTriggerType",
@@ -223,6 +233,127 @@ class InvocationResult:
     extra: Extra = None
 
 
+# -- observe.v1 (§16). In the family null stands for an absent field, but in the captured parts of a report.
+
+
+@dataclass(slots=True)
+class FunctionRegistered:
+    """E→W: a function is registered, and this is the whole set of its observers (§16.3)."""
+
+    type: ClassVar[str] = "functionregistered"
+    id: str
+    namespace: str | None = None
+    revision: int = 0
+    local_dispatch: bool = False
+    observers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class ObserverAdded:
+    """E→W: one observer more; to be acknowledged (§16.4)."""
+
+    type: ClassVar[str] = "observeradded"
+    function_id: str
+    observer: dict[str, Any]
+    namespace: str | None = None
+    revision: int = 0
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class ObserverRemoved:
+    """E→W: one observer less (§16.4)."""
+
+    type: ClassVar[str] = "observerremoved"
+    function_id: str
+    id: str
+    namespace: str | None = None
+    revision: int = 0
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class ObserverAck:
+    """W→E: the owner takes an observer, or with ``error`` refuses it (§16.4)."""
+
+    type: ClassVar[str] = "observerack"
+    function_id: str
+    id: str
+    namespace: str | None = None
+    revision: int = 0
+    error: Any = ABSENT
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class Observe:
+    """W→E: create an observer, or say again that it exists (§16.5). Both objects have a ``function_id``."""
+
+    type: ClassVar[str] = "observe"
+    id: str
+    source: dict[str, Any]
+    target: dict[str, Any]
+    metadata: Any = None
+    max_fires: int | None = None
+    expires_in_ms: int | None = None
+    max_in_flight: int | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class Unobserve:
+    """W→E: remove an observer (§16.5)."""
+
+    type: ClassVar[str] = "unobserve"
+    id: str
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class ObserveResult:
+    """E→W: the answer to every ``observe`` (§16.5)."""
+
+    type: ClassVar[str] = "observeresult"
+    id: str
+    state: str
+    warnings: list[str] | None = None
+    error: dict[str, Any] | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class ObserverStateChanged:
+    """E→W: an observer of this worker is in another state (§16.5)."""
+
+    type: ClassVar[str] = "observerstatechanged"
+    id: str
+    state: str
+    fires: int = 0
+    reason: dict[str, Any] | None = None
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class InvocationsObserved:
+    """W→E: local invocations and emitted events that observers matched (§16.8). Large ones: ``encode_reports``."""
+
+    type: ClassVar[str] = "invocationsobserved"
+    items: list[dict[str, Any]]
+    extra: Extra = None
+
+
+@dataclass(slots=True)
+class LocalInvocationStats:
+    """W→E: how often functions ran locally, and which reports were dropped (§16.8)."""
+
+    type: ClassVar[str] = "localinvocationstats"
+    window_ms: int
+    functions: list[dict[str, Any]]
+    dropped_reports: list[dict[str, Any]]
+    extra: Extra = None
+
+
 @dataclass(slots=True)
 class Ping:
     """JSON ping; WebSocket pings are the real keep-alive (§3.2)."""
@@ -262,6 +393,16 @@ Message: TypeAlias = (
     | RegisterService
     | InvokeFunction
     | InvocationResult
+    | FunctionRegistered
+    | ObserverAdded
+    | ObserverRemoved
+    | ObserverAck
+    | Observe
+    | Unobserve
+    | ObserveResult
+    | ObserverStateChanged
+    | InvocationsObserved
+    | LocalInvocationStats
     | Ping
     | Pong
     | Unknown

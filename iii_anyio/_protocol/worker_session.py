@@ -14,11 +14,16 @@ On link_up the outgoing order is reattach (only with an identity of an earlier l
 triggers, then ``engine::workers::register`` *with* an invocation id: its answer says that everything before it has been
 applied (§6.2), which makes it the barrier behind ``is_ready``. Calls wait for that answer, because until then our own
 functions cannot be found (G-8); registrations made meanwhile do not.
+
+What belongs to observers is *settled* once per link, when it has joined and the engine has said on it what it knows:
+with ``observe.v1`` our observers follow, without it they fail and nothing of the family is sent (§16.1, §16.10).
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..errors import (
@@ -34,9 +39,14 @@ from .codec import decode, encode
 from .messages import (
     ABSENT,
     ErrorMessage,
+    FunctionRegistered,
     InvocationResult,
     InvokeFunction,
     Message,
+    ObserverAdded,
+    ObserveResult,
+    ObserverRemoved,
+    ObserverStateChanged,
     Ping,
     Pong,
     Reattach,
@@ -46,11 +56,13 @@ from .messages import (
     WorkerRegistered,
 )
 from .messages import RegisterTrigger as RegisterTriggerMessage
+from .observing import Observation, Observations
 from .registry import Registration, Registry
 
-__all__ = ("Phase", "WorkerSession")
+__all__ = ("Keepsake", "Phase", "WorkerSession")
 
 REGISTER_WORKER = "engine::workers::register"
+FEATURE_OBSERVE = "observe.v1"
 
 
 class Phase(enum.Enum):
@@ -60,6 +72,16 @@ class Phase(enum.Enum):
     JOINING = enum.auto()
     JOINED = enum.auto()
     REFUSED = enum.auto()
+
+
+class Keepsake:
+    """A text that is not lost with its link: when it was not written, ``unwritten`` is called."""
+
+    __slots__ = ("text", "unwritten")
+
+    def __init__(self, text: bytes, unwritten: Callable[[], None]) -> None:
+        self.text: bytes = text
+        self.unwritten: Callable[[], None] = unwritten
 
 
 class WorkerSession:
@@ -74,8 +96,13 @@ class WorkerSession:
         self.phase: Phase = Phase.OFFLINE
         self.registry: Registry = Registry()
         self.calls: CallTable = CallTable(max_queued=max_queued)
+        self.observations: Observations = Observations()
         self.worker_id: str | None = None
         self.features: list[str] = []
+        self.knows_observers: bool = False
+        """Whether the engine does, as far as it has said last. Calls say then where they come from (P-58)."""
+        self.settled: Callable[[bool], None] | None = None
+        """Called when a link is settled, with whether it takes what belongs to observers."""
         self.link: int = 0
         """Number of the current or last link; an invocation belongs to one and its result is sent on no other."""
         self.revision: int = 0
@@ -83,12 +110,13 @@ class WorkerSession:
         self.fatal: RegistrationRejectedError | None = None
         self.refused_credentials: AuthenticationError | None = None
         self.outgoing_bytes: int = 0
-        self._outgoing: list[bytes | Call] = []
+        self._outgoing: list[bytes | Call | Keepsake] = []
         self._identity = identity
         self._reattach_token: str | None = None
         self._announced = 0  # registrations put out on this link
         self._confirmed = -1  # how many of them the engine has confirmed
         self._barrier: Call | None = None
+        self._features_link = 0  # on which the engine has said what it knows
 
     # -- links ---------------------------------------------------------------------------------------------------
 
@@ -113,8 +141,11 @@ class WorkerSession:
             whose caller can no longer be reached (P-45).
         """
         unwritten = [item for item in self._outgoing if isinstance(item, Call)]
-        dropped = len(self._outgoing) - len(unwritten)
+        keepsakes = [item for item in self._outgoing if isinstance(item, Keepsake)]
+        dropped = len(self._outgoing) - len(unwritten) - len(keepsakes)
         self._outgoing, self.outgoing_bytes = [], 0
+        for keepsake in reversed(keepsakes):  # each goes to the front of what waits
+            keepsake.unwritten()
         self._drop_barrier()
         self.calls.requeue(unwritten)
         if self.phase is not Phase.REFUSED:
@@ -150,6 +181,8 @@ class WorkerSession:
         for item in items:
             if isinstance(item, bytes):
                 texts.append(item)
+            elif isinstance(item, Keepsake):
+                texts.append(item.text)
             elif not item.is_done:  # a call whose caller gave up is never sent
                 texts.append(item.text)
                 item.is_sent = True
@@ -182,6 +215,11 @@ class WorkerSession:
         self._put(text)
         return True
 
+    def put_keepsake(self, text: bytes, unwritten: Callable[[], None]) -> None:
+        """Send a text on the current link, and have it back when it was not written."""
+        self._outgoing.append(Keepsake(text, unwritten))
+        self.outgoing_bytes += len(text)
+
     def send(self, message: Message) -> None:
         """Send any other message on the current link."""
         self._put(encode(message))
@@ -212,6 +250,49 @@ class WorkerSession:
         current = self.registry.current(registration)
         if current is None or current is registration or current.link != self.link:
             self._put(registration.unregister)
+
+    def whoami(self) -> dict[str, Any]:
+        """This worker as the engine would stamp it on a call (§5.3)."""
+        name = self._identity.get("name")
+        caller: dict[str, Any] = {} if self.worker_id is None else {"worker_id": self.worker_id}
+        return caller if name is None else caller | {"worker_name": name}
+
+    # -- observers -------------------------------------------------------------------------------------------------
+
+    @property
+    def takes_observers(self) -> bool:
+        """Whether this link takes what belongs to observers."""
+        return self.phase is Phase.JOINED and self._features_link == self.link and self.knows_observers
+
+    def observe(self, observation: Observation) -> None:
+        """Send an observer of ours that was added, now or when a link can carry it."""
+        if self.observations.is_live(observation) and observation.link != self.link:
+            self._settle_observers()
+
+    def unobserve(self, observation: Observation) -> None:
+        """Forget an observer of ours, and tell the engine now or on the next link that can carry it (P-60)."""
+        if self.observations.dispose(observation):
+            self.observations.withdraw_later(observation.withdrawal)
+            self._settle_observers()
+
+    def _settle_observers(self) -> None:
+        """Bring a link that has joined up to date about our observers, once the engine has said what it knows."""
+        if self.phase is not Phase.JOINED or self._features_link != self.link:
+            return
+        if not self.knows_observers:
+            self.observations.refuse()
+            return
+        withdrawals, texts = self.observations.to_send(self.link)
+        for text in withdrawals:
+            self.put_keepsake(text, partial(self.observations.withdraw_later, text))
+        for text in texts:
+            self._put(text)
+
+    def _joined_or_informed(self) -> None:
+        if self.phase is Phase.JOINED and self._features_link == self.link:
+            self._settle_observers()
+            if self.settled is not None:
+                self.settled(self.knows_observers)
 
     # -- readiness -----------------------------------------------------------------------------------------------
 
@@ -256,6 +337,7 @@ class WorkerSession:
             for queued in self.calls.take_queued():
                 self._outgoing.append(queued)
                 self.outgoing_bytes += len(queued.text)
+            self._joined_or_informed()
 
     def _drop_barrier(self) -> None:
         barrier, self._barrier = self._barrier, None
@@ -289,11 +371,19 @@ class WorkerSession:
             return None
         if isinstance(message, InvokeFunction | RegisterTriggerMessage | UnregisterTrigger):
             return message
+        if isinstance(message, FunctionRegistered | ObserverAdded | ObserverRemoved):
+            return message
+        if isinstance(message, ObserveResult | ObserverStateChanged):
+            self.observations.take(message)
+            return message
         if isinstance(message, WorkerRegistered):
             self.worker_id = message.worker_id
             self._reattach_token = message.reattach_token
             self.features = message.features or []
+            self.knows_observers = FEATURE_OBSERVE in self.features
+            self._features_link = self.link
             self.revision += 1
+            self._joined_or_informed()
             return None
         if isinstance(message, RegistrationRejected):
             self._rejected(message)

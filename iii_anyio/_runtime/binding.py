@@ -1,9 +1,9 @@
 """Handler signature → how to call it and what to check, once, at registration. The only pydantic of the runtime.
 
 ``bind`` reads the handler; the ``Binding`` it returns holds plain functions that ``invoke.py`` calls per invocation.
-Below: ``formats.py``. Above: the worker binds, ``invoke.py`` uses.
+Below: ``signature.py`` and ``formats.py``. Above: the worker binds, ``invoke.py`` uses.
 
-- A payload is validated when the first parameter's annotation says something that pydantic can check. Otherwise,
+- A payload is validated when the annotation of its parameter says something that pydantic can check. Otherwise,
   with ``validate=False``, or when an annotation does not resolve (A.8), the handler gets the decoded JSON as it is.
 - Validators are made by the first call, schemas by the registration; both are shared between equal annotations.
 """
@@ -16,25 +16,32 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from pydantic import AliasChoices, BaseModel, ValidationError
 
-from .._protocol.messages import ABSENT
 from ..errors import InvocationError
-from .formats import Shape, answer_of, as_format, describe, parameters_of, resolve_hints, shape_of
+from .formats import Shape, answer_of, as_format, describe, parameters_of
+from .injection import Enter, Inject, Injection
+from .signature import (
+    Arguments,
+    CallArgs,
+    Signature,
+    check_rest,
+    has_annotations,
+    hints_of,
+    injected,
+    passing,
+    unwrap_partial,
+)
 
-__all__ = ("Binding", "bind")
+__all__ = ("Binding", "as_wire", "bind")
 
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-CallArgs: TypeAlias = Callable[[Any, Any], Arguments]
 Finish: TypeAlias = Callable[[Any], object]
 
 logger: Final = logging.getLogger("iii_anyio")
 
 _CALLER: Final = "_caller_worker_id"
-_NO_KEYWORDS: Final[dict[str, Any]] = {}
-_POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(slots=True)
@@ -50,6 +57,9 @@ class Binding:
         call_args: ``(data, metadata)`` to positional and keyword arguments; metadata may be ``ABSENT``. Raises
             ``InvocationError`` ``invalid_payload``.
         outcome: The handler's return value to what is encoded. Raises ``InvocationError`` ``invalid_result``.
+        enter: Makes the rest of the arguments for each invocation; such a binding has to be wrapped.
+        is_injected: Whether it gets anything besides payload and metadata.
+        is_wrapped: Whether ``wrapping.py`` made it.
     """
 
     function_id: str
@@ -59,6 +69,9 @@ class Binding:
     response_format: dict[str, Any] | None
     call_args: CallArgs
     outcome: Finish
+    enter: Enter | None = None
+    is_injected: bool = False
+    is_wrapped: bool = False
 
 
 def bind(
@@ -68,7 +81,9 @@ def bind(
     validate: bool | None = None,
     request_format: Any = None,
     response_format: Any = None,
-    execution: Literal["async", "thread"] | None = None,
+    execution: Literal["async", "thread", "process"] | None = None,
+    inject: Inject | None = None,
+    hints: dict[str, Any] | None = None,
 ) -> Binding:
     """Read a handler's signature.
 
@@ -81,20 +96,31 @@ def bind(
         response_format: The same for the result.
         execution: ``async`` runs the handler on the event loop and awaits what it returns, if that is awaitable;
             ``thread`` runs it in a thread. By default coroutine functions run on the loop and others in a thread.
+            ``process`` is bound as a thread; who runs it there is the caller's affair.
+        inject: Provides the parameters that are neither payload nor metadata.
+        hints: What ``hints_of`` said where the handler was declared.
 
     Raises:
-        TypeError: The handler cannot be called, or not in the way wanted.
+        TypeError: The handler cannot be called, or not in the way wanted, or nothing provides one of its parameters.
     """
     _check_callable(function_id, handler)
     is_async = _is(inspect.iscoroutinefunction, handler)
-    if execution == "thread" and is_async:
-        raise TypeError(f"the handler of {function_id!r} is async and cannot run in a thread; declare it with 'def'")
+    if execution in {"thread", "process"} and is_async:
+        raise TypeError(
+            f"the handler of {function_id!r} is async and cannot run in a {execution}; declare it with 'def'"
+        )
     call = handler
     if execution == "async" and not is_async:
         call, is_async = _on_the_loop(handler), True
 
-    signature = _read(handler)
-    if signature.hints is None and validate is not False and _has_annotations(handler):
+    signature = Signature(parameters_of(handler), hints_of(handler) if hints is None else hints)
+    injection: Injection | None = None
+    if inject is not None:
+        injection = inject(function_id, signature.injectable(handler))
+        if injection is not None:
+            signature = signature.without(injection.names)
+        check_rest(function_id, signature)
+    if signature.hints is None and validate is not False and has_annotations(handler):
         logger.warning(
             "the annotations of the handler of %r do not resolve: it gets raw JSON, and no schema is published. "
             "Define their types where the handler can see them, or say validate=False",
@@ -116,8 +142,8 @@ def bind(
     elif returns is not None:
         response_format = returns.format
 
-    call_args = _passing(signature)
-    outcome: Finish = _as_wire
+    call_args = passing(signature)
+    outcome: Finish = as_wire
     if validate is not False:
         if receiver and accepts and not accepts.is_open and not _is_upstreams(accepts.annotation):
             check = _Payload(function_id, accepts, receiver.default)
@@ -129,7 +155,12 @@ def bind(
             if validate:
                 result.require()
             outcome = result
-    return Binding(function_id, call, is_async, request_format, response_format, call_args, outcome)
+    if injection is not None and (injection.constants or injection.computed):
+        call_args = injected(injection, call_args)
+    if injection is None:
+        return Binding(function_id, call, is_async, request_format, response_format, call_args, outcome)
+    enter = injection.enter
+    return Binding(function_id, call, is_async, request_format, response_format, call_args, outcome, enter, True)
 
 
 # -- what kind of callable -----------------------------------------------------------------------------------------
@@ -147,14 +178,8 @@ def _check_callable(function_id: str, handler: Any) -> None:
 
 def _is(test: Callable[[Any], bool], handler: Any) -> bool:
     """Whether the test holds for a handler, for what a partial wraps, or for an object's ``__call__`` (A.10)."""
-    inner = _unwrap_partial(handler)
+    inner = unwrap_partial(handler)
     return test(inner) or (not isinstance(inner, type) and test(type(inner).__call__))
-
-
-def _unwrap_partial(handler: Any) -> Any:
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    return handler
 
 
 def _on_the_loop(handler: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
@@ -166,97 +191,11 @@ def _on_the_loop(handler: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return call
 
 
-# -- the signature -------------------------------------------------------------------------------------------------
-
-
-class _Signature(NamedTuple):
-    parameters: list[Parameter] | None
-    """``None`` when Python cannot tell."""
-    hints: dict[str, Any] | None
-    """``None`` when one does not resolve."""
-
-    @property
-    def receiver(self) -> Parameter | None:
-        """The parameter that takes the data: the first, whatever its kind (A.8), unless that takes the metadata."""
-        for parameter in self.parameters or ():
-            if parameter.kind is not Parameter.KEYWORD_ONLY or parameter.name != "metadata":
-                return parameter
-        return None
-
-    def shape(self, name: str) -> Shape | None:
-        """Of the annotation of a parameter, or of ``return``."""
-        return None if self.hints is None or name not in self.hints else shape_of(self.hints[name])
-
-
-def _read(handler: Any) -> _Signature:
-    target = _unwrap_partial(handler)
-    if isinstance(target, type):
-        return _Signature(parameters_of(handler), {})  # a class' annotations are of its attributes
-    if not inspect.isroutine(target):
-        target = type(target).__call__
-    return _Signature(parameters_of(handler), resolve_hints(target, include_extras=True))
-
-
-def _has_annotations(handler: Any) -> bool:
-    return bool(getattr(_unwrap_partial(handler), "__annotations__", None))
-
-
 def _is_upstreams(annotation: Any) -> bool:
     """Whether a class of the packages ``iii`` or ``iii_helpers`` is in it: such code expects what they give, a dict."""
     if isinstance(annotation, type):  # `HttpRequest[Order]` is a class of the module that wrote it
         return any(base.__module__.partition(".")[0] in ("iii", "iii_helpers") for base in annotation.__mro__)
     return any(_is_upstreams(argument) for argument in get_args(annotation))
-
-
-# -- how data and metadata are passed (A.10) -----------------------------------------------------------------------
-
-
-def _passing(signature: _Signature) -> CallArgs:
-    parameters = signature.parameters
-    if parameters is None:
-        return _data
-    positional = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
-    if len(positional) >= 2 and positional[1] == "metadata":
-        return _data_metadata
-    has_metadata = any(
-        parameter.kind is Parameter.KEYWORD_ONLY and parameter.name == "metadata" for parameter in parameters
-    )
-    # Upstream passes the data by position whatever the handler takes, so those that take none fail there.
-    receiver = signature.receiver
-    if receiver is None:
-        return _metadata_keyword if has_metadata else _nothing
-    if receiver.kind is Parameter.KEYWORD_ONLY:
-        return _by_keyword(receiver.name, has_metadata)
-    return _data_metadata_keyword if has_metadata else _data
-
-
-def _data(data: Any, metadata: Any) -> Arguments:
-    return (data,), _NO_KEYWORDS
-
-
-def _data_metadata(data: Any, metadata: Any) -> Arguments:
-    return (data, None if metadata is ABSENT else metadata), _NO_KEYWORDS
-
-
-def _data_metadata_keyword(data: Any, metadata: Any) -> Arguments:
-    return (data,), {"metadata": None if metadata is ABSENT else metadata}
-
-
-def _metadata_keyword(data: Any, metadata: Any) -> Arguments:
-    return (), {"metadata": None if metadata is ABSENT else metadata}
-
-
-def _nothing(data: Any, metadata: Any) -> Arguments:
-    return (), _NO_KEYWORDS
-
-
-def _by_keyword(name: str, has_metadata: bool) -> CallArgs:
-    def call_args(data: Any, metadata: Any) -> Arguments:
-        if has_metadata:
-            return (), {name: data, "metadata": None if metadata is ABSENT else metadata}
-        return (), {name: data}
-
-    return call_args
 
 
 def _checked(check: Callable[[Any], Any], pass_on: CallArgs) -> CallArgs:
@@ -336,9 +275,9 @@ class _Result:
             self._validate = adapter and adapter.validator.validate_python
             self._is_ready = True
         if self._validate is None:
-            return _as_wire(result)
+            return as_wire(result)
         try:
-            return _as_wire(self._validated(result))
+            return as_wire(self._validated(result))
         except ValidationError as exc:
             text = describe(exc, "result")
         raise InvocationError(
@@ -376,7 +315,7 @@ def _names_caller(annotation: Any) -> bool:
 # -- results -------------------------------------------------------------------------------------------------------
 
 
-def _as_wire(result: Any) -> object:
+def as_wire(result: Any) -> object:
     """A result as the engine reads it: HTTP answers with ``status_code`` (H-37), all else as it is."""
     kind = type(result)  # pyright: ignore[reportUnknownVariableType]
     if kind is dict:

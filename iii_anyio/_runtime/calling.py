@@ -20,9 +20,11 @@ from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 from .._protocol.calls import Call, new_id
 from .._protocol.codec import encode
 from .._protocol.messages import ABSENT, InvokeFunction
+from .._wire.backend import Backend, backend_of
 from ..errors import IIIError, InvocationError, InvocationTimeoutError, ShutdownError, WorkerStateError
-from .context import current
+from .context import current, lineage
 from .invoke import is_handler_thread
+from .local import LocalCall, local_function, make_local
 from .mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -48,9 +50,10 @@ class Caller:
         self._dispatcher = dispatcher
         self._thread_id = threading.get_ident()
         self.token: EventLoopToken = current_token()
-        self._own_loop = self.token.native_token
+        self.backend: Backend = backend_of(self.token)
+        self._functions = session.registry.functions
         # anyio.current_time() does not know its backend in functions that another thread posted.
-        self._now: Callable[[], float] = self.token.backend_class.current_time
+        self.now: Callable[[], float] = self.token.backend_class.current_time
         self._pid = os.getpid()
         self._foreign: weakref.WeakKeyDictionary[object, Mailbox] = weakref.WeakKeyDictionary()
         self._foreign_lock = threading.Lock()
@@ -93,9 +96,13 @@ class Caller:
 
     def _make(
         self, function_id: str, payload: Any, action: dict[str, Any] | None, timeout: float | None, metadata: Any,
-        namespace: str | None,
+        namespace: str | None, dispatch: str, activation: dict[str, Any] | None,
     ) -> Call:  # fmt: skip
         self.check_usable()
+        if dispatch == "auto" and function_id in self._functions:
+            function = local_function(self._session, function_id, action, namespace)
+            if function is not None:
+                return make_local(self._session, function, payload, action, timeout, metadata)
         is_void = action is not None and action["type"] == "void"
         invocation_id = None if is_void else new_id()
         invocation = current.get()
@@ -103,16 +110,28 @@ class Caller:
         if invocation is not None:
             traceparent, baggage = invocation.traceparent, invocation.baggage
         message = InvokeFunction(function_id, payload, invocation_id, metadata, traceparent, baggage, action, namespace)
+        if invocation is not None and self._session.knows_observers:
+            message.caller, message.observe_depth = lineage(invocation), invocation.observe_depth or None
+        if activation is not None:
+            message.activation = activation
         return Call(function_id, invocation_id, encode(message), timeout)
 
     def _submit(self, call: Call) -> None:
         """On the loop: open the call and get it on its way."""
         if self.is_closed:
             raise ShutdownError("SHUTDOWN", "the worker has shut down; open a new one", call.function_id)
-        self._session.submit(call, self._now())
-        self._outbox.flush()
+        if isinstance(call, LocalCall):
+            self._submit_local(call)
+        else:
+            self._session.submit(call, self.now())
+            self._outbox.flush()
         if call.deadline is not None and (self._armed is None or call.deadline < self._armed):
             self._rearm.set()
+
+    def _submit_local(self, call: LocalCall) -> None:
+        if call.invocation_id is not None:
+            self._session.calls.open(call, self.now())
+        self._dispatcher.invoke_local(call)
 
     def _submit_foreign(self, call: Call) -> None:
         try:
@@ -124,23 +143,24 @@ class Caller:
 
     async def call(
         self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
-        metadata: Any = ABSENT, namespace: str | None = None,
+        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
+        activation: dict[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """Make a call and wait for what it comes to, on any loop."""
-        call = self._make(function_id, payload, action, timeout, metadata, namespace)
-        if not self.is_on_loop() or not self._is_own_loop():
+        call = self._make(function_id, payload, action, timeout, metadata, namespace, dispatch, activation)
+        if not self.backend.is_here():
             return await self._call_from_foreign_loop(call)
         if call.invocation_id is None:
             self._submit(call)
-            if self._outbox.is_full:
+            if self._outbox.is_full and not call.is_local:
                 await self._outbox.wait_room()
             else:
                 await checkpoint()
             return None
-        if self._outbox.is_full:
+        if self._outbox.is_full and not call.is_local:
             await self._wait_room(call)
-        answered = anyio.Event()
-        call.wake = answered.set
+        answered = self.backend.new_slot()
+        call.wake = answered.wake
         self._submit(call)
         invocation = current.get()
         is_nested = invocation is not None and invocation.worker is self._owner
@@ -162,9 +182,6 @@ class Caller:
             raise InvocationTimeoutError(
                 "TIMEOUT", f"not sent within {call.timeout:g} s: the engine does not take what waits", call.function_id
             )
-
-    def _is_own_loop(self) -> bool:
-        return current_token().native_token is self._own_loop
 
     async def _call_from_foreign_loop(self, call: Call) -> Any:
         if call.invocation_id is None:
@@ -204,7 +221,8 @@ class Caller:
 
     def call_blocking(
         self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
-        metadata: Any = ABSENT, namespace: str | None = None,
+        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
+        activation: dict[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """Make a call and block this thread until it has ended."""
         self.check_usable()
@@ -213,12 +231,12 @@ class Caller:
                 "trigger() would block the event loop it needs; use 'await trigger_async(...)' here, "
                 "or call it from a sync handler or another thread"
             )
-        call = self._make(function_id, payload, action, timeout, metadata, namespace)
+        call = self._make(function_id, payload, action, timeout, metadata, namespace, dispatch, activation)
         answered = threading.Lock()
         answered.acquire()  # released by the answer
         if call.invocation_id is None:
             self.mailbox.post(self._submit_foreign, call)
-            if self._outbox.is_full:  # a void call waits for nothing but room
+            if self._outbox.is_full and not call.is_local:  # a void call waits for nothing but room
                 self.mailbox.post(self._outbox.call_with_room, answered.release)
                 answered.acquire()
             return None
@@ -268,6 +286,6 @@ class Caller:
             self._armed = calls.next_deadline()
             with anyio.CancelScope(deadline=float("inf") if self._armed is None else self._armed):
                 await self._rearm.wait()
-            for call in calls.expire(self._now()):
+            for call in calls.expire(self.now()):
                 if call.invocation_id is None:
                     logger.error("a void call of %r was not sent: %s", call.function_id, call.error)

@@ -208,6 +208,7 @@ class Connection:
                     "the engine refused function %r in namespace %r (%s): worker %s holds it; the rest is served",
                     message.function_id, message.namespace, message.code, message.owner_worker_id,
                 )  # fmt: skip
+                self._dispatch(message)
         elif isinstance(message, TriggerRegistrationResult):
             error = InvocationError.from_wire(message.error)
             logger.error(

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ("Invocation", "current", "running_invocation")
+__all__ = ("Invocation", "current", "lineage", "running_invocation")
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -20,9 +20,29 @@ class Invocation:
     metadata: Any
     traceparent: str | None
     baggage: str | None
+    observe_depth: int = 0
+    """Hops from observer to target that led here."""
+    caller: dict[str, Any] | None = None
+    """Who called, as the engine or this worker says (protocol §5.3)."""
+    activation: dict[str, Any] | None = None
+    """Which observer led here, when one did."""
+    local_depth: int = 0
+    """Local calls that this one is nested in, itself included; 0 when it came from the engine."""
 
 
 current: Final[ContextVar[Invocation | None]] = ContextVar("iii_anyio_invocation", default=None)
+
+
+def lineage(invocation: Invocation) -> dict[str, Any]:
+    """The ``caller`` of a call made in this invocation: its handler, and who called that, one level only (P-66)."""
+    caller: dict[str, Any] = {"function_id": invocation.function_id}
+    if invocation.invocation_id is not None:
+        caller["invocation_id"] = invocation.invocation_id
+    if invocation.caller:
+        parent = {name: value for name, value in invocation.caller.items() if name != "parent"}
+        if parent:
+            caller["parent"] = parent
+    return caller
 
 
 def running_invocation() -> Invocation | None:

@@ -1,6 +1,6 @@
 """From message to task: finds the function, keeps the limits, answers every invocation exactly once.
 
-Tasks: one per running invocation, in the group given to ``open``; it outlives the link the invocation came on.
+Tasks: the runners of ``runners.py``, in the group given to ``open``; they outlive the link an invocation came on.
 Trigger-type messages go to ``providing``.
 """
 
@@ -9,23 +9,28 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextvars import Context, copy_context
+from collections.abc import Awaitable, Callable, Collection
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import anyio
 from anyio import CancelScope, CapacityLimiter, get_cancelled_exc_class
+from anyio.lowlevel import current_token
 
 from .._protocol.codec import encode
-from .._protocol.messages import InvocationResult, InvokeFunction, Message, UnregisterTrigger
+from .._protocol.messages import ABSENT, InvocationResult, InvokeFunction, Message, UnregisterTrigger
 from .._protocol.messages import RegisterTrigger as RegisterTriggerMessage
+from .._protocol.owning import ObservedFunction
+from .._wire.backend import backend_of
 from ..errors import IIIError, InvocationError
 from .binding import Binding
 from .cleanup import last_words
 from .context import Invocation, current
 from .invoke import failure, may_hold_refs, run_handler
+from .local import LocalCall, copied
 from .providing import Providing
+from .runners import Runners
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -43,8 +48,11 @@ CLOSE_ENDS: Final = 2.0
 """Seconds to close the data channels that a handler left open."""
 
 
-Arrival: TypeAlias = tuple[int, InvokeFunction, int]
-"""An invocation that waits: its place in the order of arrival, the message, and the link it came on."""
+Origin: TypeAlias = int | LocalCall
+"""Where an invocation came from, and its answer goes: the number of a link, or a call of this worker itself."""
+
+Arrival: TypeAlias = tuple[int, InvokeFunction, Origin]
+"""An invocation that waits: its place in the order of arrival, the message, and where it came from."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +63,8 @@ class Function:
     binding: Binding | None
     concurrency: int | None = None
     on_disconnect: Literal["finish", "cancel"] = "finish"
+    observed: ObservedFunction | None = None
+    """What the engine has said about it: its observers, and whether calls of it may stay in this process."""
     running: int = 0
     waiting: deque[Arrival] = field(default_factory=lambda: deque[Arrival]())
 
@@ -82,7 +92,7 @@ class Dispatcher:
         self._limits = limits
         self._group: TaskGroup | None = None
         self._is_accepting = True
-        self._context = Context()
+        self._runners = Runners(backend_of(current_token()), self._run, self._ask_host)
         self._functions_waiting: dict[Function, None] = {}
         self._waiting = 0
         self._arrivals = 0
@@ -92,9 +102,15 @@ class Dispatcher:
         self._idle.set()
         self.running: int = 0
         self.threads: CapacityLimiter = CapacityLimiter(limits.max_threads)
+        self.processes: CapacityLimiter = CapacityLimiter(limits.max_processes)
+        self._one_ended: anyio.Event | None = None
         self.providing: Providing = Providing(session, outbox)
         self.open_channel: OpenChannel | None = None
         self._receive: Callable[[], _Ends] | None = None
+        self.announced: Callable[[Message], None] | None = None
+        """Takes what is neither an invocation nor a binding: what the engine says about observers."""
+        self.ran_locally: Callable[[LocalCall, InvocationResult], None] | None = None
+        """Told of each local call that has run."""
         self._background: deque[tuple[Callable[[], Awaitable[None]], str]] = deque()
         self._background_filled = anyio.Event()
 
@@ -107,7 +123,7 @@ class Dispatcher:
         """Run handlers in this group from now on."""
         self._group = group
         # Each handler starts with the variables of the worker's opener, never with those of another handler.
-        self._context = copy_context()
+        self._runners.open(group, copy_context())
         self.providing.open(group)
 
     def close(self) -> None:
@@ -115,12 +131,20 @@ class Dispatcher:
         self._is_accepting = False
         self._group = None
         self.providing.close()
-        for message in self._take_waiting():
-            self._refuse(message, "worker_shutting_down", "the worker ended before it came to this invocation")
+        for function, message, origin in self._runners.close():
+            self._finished(function)
+            self._refuse(message, origin, "worker_shutting_down", "the worker ended before it came to this invocation")
+        for _, message, origin in self._take_waiting():
+            self._refuse(message, origin, "worker_shutting_down", "the worker ended before it came to this invocation")
         while self._background:
             _, name = self._background.popleft()
             logger.warning("%s did not run: the worker ended before", name)
             self._ended()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether tasks can be started."""
+        return self._group is not None
 
     # -- what the link hands over --------------------------------------------------------------------------------
 
@@ -130,31 +154,44 @@ class Dispatcher:
             self._invoke(message)
         elif isinstance(message, RegisterTriggerMessage | UnregisterTrigger):
             self.providing.act(message)
+        elif self.announced is not None:
+            self.announced(message)
 
     def _invoke(self, message: InvokeFunction) -> None:
         registration = self._session.registry.functions.get(message.function_id)
         link = self._session.link
         if registration is None:
-            self._refuse(message, "function_not_found", f"Function {message.function_id} is not registered here.")
+            self._refuse(message, link, "function_not_found", f"Function {message.function_id} is not registered here.")
             return
         function: Function = registration.target
         if function.binding is None:
             text = (
                 f"Function {message.function_id} is invoked over HTTP by the engine; this worker has no handler for it."
             )
-            self._refuse(message, "function_not_invokable", text)
+            self._refuse(message, link, "function_not_invokable", text)
         elif not self._is_accepting:
-            self._refuse(message, "worker_shutting_down", "the worker is draining and takes no new invocations")
-        elif function.has_place and self._has_place:
-            self._start(function, message, link)
+            self._refuse(message, link, "worker_shutting_down", "the worker is draining and takes no new invocations")
+        else:
+            self._admit(function, message, link)
+
+    def invoke_local(self, call: LocalCall) -> None:
+        """Run a call of this worker's own function; while the worker drains too, for a handler may need it to end."""
+        if self._group is None:
+            self._refuse(call.message, call, "worker_shutting_down", "the worker has ended")
+        else:
+            self._admit(call.function, call.message, call)
+
+    def _admit(self, function: Function, message: InvokeFunction, origin: Origin) -> None:
+        if function.has_place and self._has_place:
+            self._start(function, message, origin)
         elif self._waiting >= self._limits.backlog:
             text = f"{self.running} handlers run and {self._waiting} invocations wait; try again later"
-            self._refuse(message, "worker_overloaded", text)
+            self._refuse(message, origin, "worker_overloaded", text)
         else:
             self._waiting += 1
             self._arrivals += 1
             self._functions_waiting[function] = None
-            function.waiting.append((self._arrivals, message, link))
+            function.waiting.append((self._arrivals, message, origin))
 
     @property
     def _has_place(self) -> bool:
@@ -165,26 +202,24 @@ class Dispatcher:
         self._lent += places
         self._start_waiting()
 
-    def _refuse(self, message: InvokeFunction, code: str, text: str) -> None:
+    def _refuse(self, message: InvokeFunction, origin: Origin, code: str, text: str) -> None:
         logger.debug("refused an invocation of %r: %s", message.function_id, text)
-        self._answer(message, self._session.link, failure(message, InvocationError(code, text)))
+        self._answer(message, origin, failure(message, InvocationError(code, text)))
 
-    def _start(self, function: Function, message: InvokeFunction, link: int) -> None:
+    def _start(self, function: Function, message: InvokeFunction, origin: Origin) -> None:
         function.running += 1
         self._began()
-        self._context.copy().run(self._spawn, function, message, link)
-
-    def _spawn(self, function: Function, message: InvokeFunction, link: int) -> None:
-        assert self._group is not None, "without a group nothing is accepted, and nothing waits"
-        self._group.start_soon(self._run, function, message, link, name=message.function_id)
+        self._runners.put((function, message, origin))
 
     # -- one invocation ------------------------------------------------------------------------------------------
 
-    async def _run(self, function: Function, message: InvokeFunction, link: int) -> None:
+    async def _run(self, job: tuple[Function, InvokeFunction, Origin]) -> None:
+        function, message, origin = job
         current.set(
             Invocation(
                 self._owner, message.function_id, message.invocation_id, message.metadata, message.traceparent,
-                message.baggage,
+                message.baggage, message.observe_depth or 0, message.caller, message.activation,
+                0 if isinstance(origin, int) else origin.depth,
             )
         )  # fmt: skip
         assert function.binding is not None
@@ -193,18 +228,18 @@ class Dispatcher:
             if self._receive is not None and may_hold_refs(message.data):
                 ends = self._receive()
                 message = replace(message, data=ends.replaced(message.data))
-            if function.on_disconnect == "cancel":
-                await self._run_cancellable(function, message, link)
+            if function.on_disconnect == "cancel" and isinstance(origin, int):
+                await self._run_cancellable(function, message, origin)
             else:
-                self._succeed(message, link, await run_handler(function.binding, message, self.threads))
+                self._succeed(message, origin, await run_handler(function.binding, message, self.threads))
         except BaseException as exc:
             # Whatever a handler does, its caller gets an answer and the others go on (P-40). Cancellation may be
             # swallowed here because the task ends with this line.
-            self._fail(message, link, exc)
+            self._fail(message, origin, exc)
             if isinstance(exc, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # that was the user's Ctrl-C
         else:
-            if self._outbox.is_full:
+            if self._outbox.is_full and isinstance(origin, int):
                 await self._outbox.wait_room()  # a handler keeps its place until its result has room
         finally:
             try:
@@ -223,15 +258,15 @@ class Dispatcher:
             finally:
                 self._cancel_on_loss.discard(scope)
 
-    def _succeed(self, message: InvokeFunction, link: int, result: object) -> None:
+    def _succeed(self, message: InvokeFunction, origin: Origin, result: object) -> None:
         if message.invocation_id is not None:
             self._answer(
                 message,
-                link,
+                origin,
                 InvocationResult(message.invocation_id, message.function_id, result, traceparent=message.traceparent),
             )
 
-    def _fail(self, message: InvokeFunction, link: int, exc: BaseException) -> None:
+    def _fail(self, message: InvokeFunction, origin: Origin, exc: BaseException) -> None:
         if isinstance(exc, get_cancelled_exc_class()):
             logger.info("handler of %r was cancelled before it finished", message.function_id)
         elif isinstance(exc, InvocationError) and exc.code != "invalid_result":
@@ -241,17 +276,39 @@ class Dispatcher:
         else:
             logger.error("handler of %r failed", message.function_id, exc_info=exc)
         if message.invocation_id is not None:
-            self._answer(message, link, failure(message, exc))
+            self._answer(message, origin, failure(message, exc), exc)
 
-    def _answer(self, message: InvokeFunction, link: int, answer: InvocationResult) -> None:
+    def _answer(
+        self, message: InvokeFunction, origin: Origin, answer: InvocationResult, cause: BaseException | None = None
+    ) -> None:
         if not answer.invocation_id:
             return
-        if not self._session.answer(link, encode(answer)):
+        if not isinstance(origin, int):
+            self._answer_local(origin, answer, cause)
+            return
+        if not self._session.answer(origin, encode(answer)):
             logger.debug("the result of %r came after its link was lost and was dropped", message.function_id)
-        self._outbox.flush()
+        self._outbox.flush(is_alone=self.running == 1)
+
+    def _answer_local(self, call: LocalCall, answer: InvocationResult, cause: BaseException | None) -> None:
+        result: Any = None
+        error: InvocationError | None = None
+        if answer.error is ABSENT:
+            result = copied(answer.result)
+        else:
+            error = InvocationError.from_wire(answer.error, call.function_id, answer.invocation_id)
+            error.__cause__ = cause
+        if self.ran_locally is not None and (cause is not None or error is None):  # a refused call has not run
+            self.ran_locally(call, answer)
+        if call.invocation_id is not None:
+            self._session.calls.settle(call.invocation_id, result, error)
+        elif error is not None:  # nobody else will hear of it
+            logger.error("a void call of %r failed: %s", call.function_id, error)
 
     def _finished(self, function: Function) -> None:
         function.running -= 1
+        if self._one_ended is not None:
+            self._one_ended.set()
         self._ended()
 
     def _began(self) -> None:
@@ -272,11 +329,11 @@ class Dispatcher:
             if not ready:
                 return
             function = min(ready, key=lambda entry: entry.waiting[0][0])
-            _, message, link = function.waiting.popleft()
+            _, message, origin = function.waiting.popleft()
             if not function.waiting:
                 del self._functions_waiting[function]
             self._waiting -= 1
-            self._start(function, message, link)
+            self._start(function, message, origin)
 
     # -- work that handlers leave behind ---------------------------------------------------------------------------
 
@@ -289,11 +346,15 @@ class Dispatcher:
         self._began()
         self._background_filled.set()
 
+    def _ask_host(self) -> None:
+        self._background_filled.set()
+
     async def run_background(self) -> None:
-        """Start what ``start_background`` was given, until cancelled."""
+        """Start what ``start_background`` was given, and runners that only a task can start, until cancelled."""
         while True:
             await self._background_filled.wait()
             self._background_filled = anyio.Event()
+            self._runners.start_wanted()
             while self._background and self._group is not None:
                 function, name = self._background.popleft()
                 self._group.start_soon(self._run_background, function, name, name=name)
@@ -310,18 +371,25 @@ class Dispatcher:
 
     def link_lost(self) -> None:
         """Forget what waits (its callers have been told that it stopped) and cancel what asked for it."""
-        if forgotten := self._take_waiting():
-            logger.warning("%d invocations still waiting for a place ended with the connection", len(forgotten))
+        arrivals = self._take_waiting()
+        local = [origin for _, _, origin in arrivals if not isinstance(origin, int)]
+        if len(local) < len(arrivals):
+            number = len(arrivals) - len(local)
+            logger.warning("%d invocations still waiting for a place ended with the connection", number)
+        for call in local:  # they need no connection
+            self.invoke_local(call)
         for scope in list(self._cancel_on_loss):
             scope.cancel()
 
-    def _take_waiting(self) -> list[InvokeFunction]:
+    def _take_waiting(self) -> list[Arrival]:
         arrivals = [arrival for function in self._functions_waiting for arrival in function.waiting]
         for function in self._functions_waiting:
             function.waiting.clear()
         self._functions_waiting.clear()
         self._waiting = 0
-        return [message for _, message, _ in sorted(arrivals, key=lambda arrival: arrival[0])]
+        if self._one_ended is not None:
+            self._one_ended.set()
+        return sorted(arrivals, key=lambda arrival: arrival[0])
 
     def running_functions(self) -> str:
         """What runs, for a log line: function ids with how often."""
@@ -333,6 +401,13 @@ class Dispatcher:
     def stop_accepting(self) -> None:
         """Refuse new invocations; those that run or wait go on."""
         self._is_accepting = False
+
+    async def wait_ended(self, functions: Collection[Function]) -> None:
+        """Wait until none of these functions runs or waits. New invocations of them are for others to keep away."""
+        while any(function.running or function.waiting for function in functions):
+            if self._one_ended is None or self._one_ended.is_set():
+                self._one_ended = anyio.Event()
+            await self._one_ended.wait()
 
     async def wait_idle(self) -> None:
         """Wait until no handler runs and none waits."""

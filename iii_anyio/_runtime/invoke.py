@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import threading
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -17,9 +19,17 @@ from . import binding as binding_module
 if TYPE_CHECKING:
     from .binding import Binding
 
-__all__ = ("error_body", "failure", "is_handler_thread", "may_hold_refs", "run_handler")
+__all__ = (
+    "error_body",
+    "failure",
+    "is_handler_thread",
+    "may_hold_refs",
+    "refusal",
+    "run_handler",
+    "run_in_thread",
+)
 
-_CALLERS: Final = frozenset({__file__, binding_module.__file__})
+_CALLERS: Final = frozenset({__file__, binding_module.__file__, str(Path(__file__).with_name("wrapping.py"))})
 _thread: Final = threading.local()
 
 
@@ -54,17 +64,29 @@ async def run_handler(binding: Binding, message: InvokeFunction, threads: Capaci
     try:
         args, kwargs = binding.call_args(message.data, message.metadata)
     except InvocationError as exc:
-        if not _is_http_request(message.data):
-            raise
-        # The mistake is the HTTP client's; the engine would make a failed invocation a 500 (H-42).
-        return {"status_code": 400, "body": {"error": {"code": exc.code, "message": exc.message}}}
+        return refusal(exc, message.data)
     if binding.is_async:
         return binding.outcome(await binding.handler(*args, **kwargs))
+    return binding.outcome(await run_in_thread(binding.handler, args, kwargs, threads))
+
+
+def refusal(exc: InvocationError, data: Any) -> dict[str, Any]:
+    """What a payload that does not fit is answered: to an HTTP client 400, to any other caller ``exc``, raised here."""
+    if not _is_http_request(data):
+        raise exc
+    # The mistake is the HTTP client's; the engine would make a failed invocation a 500 (H-42).
+    return {"status_code": 400, "body": {"error": {"code": exc.code, "message": exc.message}}}
+
+
+async def run_in_thread(
+    handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], threads: CapacityLimiter
+) -> Any:
+    """Call a sync handler in a thread of its own."""
 
     def call() -> Any:
         _thread.is_handler = True
         try:
-            return binding.handler(*args, **kwargs)
+            return handler(*args, **kwargs)
         finally:
             _thread.is_handler = False
 
@@ -73,7 +95,7 @@ async def run_handler(binding: Binding, message: InvokeFunction, threads: Capaci
     if inspect.iscoroutine(result):
         result.close()
         raise TypeError("a sync handler returned a coroutine; declare it with 'async def'")
-    return binding.outcome(result)
+    return result
 
 
 def _is_http_request(data: Any) -> bool:

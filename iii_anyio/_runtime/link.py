@@ -127,11 +127,20 @@ class Link:
 
     async def _write(self) -> None:
         while True:
-            texts = await self._outbox.take()
+            texts = await self._outbox.take(self._write_now)
             self._is_writing = True
             await self._wire.send(texts)
             self._is_writing = False
             self._end_if_written()
+
+    def _write_now(self) -> bool:
+        """Write what there is without the writer's task; called while that waits."""
+        if not self._wire.send_now(self._outbox.take_now):
+            return False
+        if self._wire.has_rest:
+            return False  # the writer completes it
+        self._end_if_written()
+        return True
 
     async def _beat(self) -> None:
         liveness = self.liveness

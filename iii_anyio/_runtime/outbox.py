@@ -7,13 +7,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from anyio.lowlevel import current_token
+
+from .._wire.backend import backend_of
 
 if TYPE_CHECKING:
     from .._protocol.worker_session import WorkerSession
+    from .._wire.backend import Slot
 
 __all__ = ("Outbox",)
 
 MAX_BYTES: Final = 64 * 1024 * 1024
+SMALL: Final = 16_384
+"""Bytes that are written at once by whoever produced them; more is left to the writer."""
 
 
 class Outbox:
@@ -22,31 +28,51 @@ class Outbox:
     def __init__(self, session: WorkerSession, max_bytes: int = MAX_BYTES) -> None:
         self._session = session
         self._max_bytes = max_bytes
-        self._filled = anyio.Event()
-        self._taken = anyio.Event()
-        self._is_wanted = False
+        self._backend = backend_of(current_token())
+        self._writer: Slot | None = None
+        self._write_now: Callable[[], bool] = bool
+        self._taken: anyio.Event | None = None  # made by who waits for room
         self._on_room: deque[Callable[[], object]] = deque()
 
-    def flush(self) -> None:
-        """Wake the writer if there is something to write."""
-        if self._is_wanted and self._session.has_outgoing:
-            self._is_wanted = False
-            self._filled.set()
+    def flush(self, *, is_alone: bool = False) -> None:
+        """Have the writer write what there is.
 
-    async def take(self) -> list[bytes]:
-        """Wait for messages and take them all. For the one writer."""
-        while not self._session.has_outgoing:
-            self._filled = anyio.Event()
-            self._is_wanted = True
-            await self._filled.wait()
+        With ``is_alone`` nothing else is about to come, so it is written at once if the wire allows it. Otherwise the
+        writer's turn comes when all that is running now has run, and what has come together by then is one write.
+        """
+        if self._writer is None or not self._session.has_outgoing:
+            return
+        if is_alone and self._session.outgoing_bytes <= SMALL and self._write_now():
+            return
+        writer, self._writer = self._writer, None
+        writer.wake()
+
+    async def take(self, write_now: Callable[[], bool]) -> list[bytes]:
+        """Wait for messages and take them all. For the one writer. Empty: only what the wire has left is to be written.
+
+        Args:
+            write_now: Writes what there is, meanwhile, without waiting; False when it cannot.
+        """
+        self._write_now = write_now
+        if not self._session.has_outgoing:
+            self._writer = writer = self._backend.new_slot()
+            try:
+                await writer.wait()
+            finally:
+                self._writer = None
+        return self.take_now()
+
+    def take_now(self) -> list[bytes]:
+        """Take all messages."""
         texts = self._session.take_outgoing()
         self.freed()
         return texts
 
     def freed(self) -> None:
         """Let waiting producers go on."""
-        taken, self._taken = self._taken, anyio.Event()
-        taken.set()
+        if self._taken is not None:
+            self._taken.set()
+            self._taken = None
         while self._on_room and not self.is_full:
             self._on_room.popleft()()
 
@@ -65,4 +91,6 @@ class Outbox:
     async def wait_room(self) -> None:
         """Wait until the writer has taken enough."""
         while self.is_full:
+            if self._taken is None:
+                self._taken = anyio.Event()
             await self._taken.wait()

@@ -4,6 +4,7 @@
     └─ core group
        ├─ connection    shielded; ends by finish, refusal or exhausted retries
        ├─ deadlines     shielded; ends with the core
+       ├─ reports       shielded; ends with the core
        ├─ handlers      host of the handlers group; a cancelled worker cancels them at once
        └─ closer        shielded; waits for ``request_stop``, then runs the shutdown below
 
@@ -27,6 +28,7 @@ from anyio import TASK_STATUS_IGNORED, CancelScope, create_task_group, get_cance
 from anyio.lowlevel import checkpoint
 
 from .._protocol.backoff import Backoff
+from .._protocol.messages import FunctionRegistered, ObserverAdded, ObserveResult, ObserverRemoved, RegistrationRejected
 from .._protocol.worker_session import WorkerSession
 from ..errors import IIIError, ShutdownError
 from ..options import InitOptions, ReconnectionConfig
@@ -35,11 +37,15 @@ from .cleanup import unwrap_single
 from .connection import Connection
 from .context import current
 from .dispatch import Dispatcher
+from .observing import Observing
 from .outbox import Outbox
+from .owning import Owning
+from .reporting import Reports
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
+    from .._protocol.messages import Message
     from ..abc import Connector
 
 __all__ = ("Supervisor",)
@@ -60,6 +66,19 @@ class Supervisor:
         self.outbox: Outbox = Outbox(self.session)
         self.dispatcher: Dispatcher = Dispatcher(self, self.session, self.outbox, options.limits)
         self.caller: Caller = Caller(self, self.session, self.outbox, self.dispatcher)
+        self.reports: Reports = Reports(self.session, self.outbox, self.caller.now)
+        self.owning: Owning = Owning(
+            self.session,
+            self.outbox,
+            self.dispatcher,
+            self.caller,
+            self.reports,
+            options.invocation_timeout_ms / 1000,
+        )
+        self.observing: Observing = Observing(self.session, self.outbox, self.dispatcher, self.caller)
+        self.session.settled = self._settled
+        self.dispatcher.announced = self._announced
+        self.dispatcher.ran_locally = self.reports.finished
         reconnection = options.reconnection_config or ReconnectionConfig()
         self.connection: Connection = Connection(
             connector,
@@ -199,6 +218,18 @@ class Supervisor:
                 refusal.add_note(str(other))
             raise refusal
 
+    # -- observers -------------------------------------------------------------------------------------------------
+
+    def _settled(self, takes_observers: bool) -> None:
+        self.reports.settled(takes_observers)
+        self.owning.settled(takes_observers)
+
+    def _announced(self, message: Message) -> None:
+        if isinstance(message, FunctionRegistered | ObserverAdded | ObserverRemoved | RegistrationRejected):
+            self.owning.act(message)
+        elif isinstance(message, ObserveResult) and message.warnings:
+            logger.warning("observer %s: %s", message.id, "; ".join(message.warnings))
+
     # -- tasks ---------------------------------------------------------------------------------------------------
 
     async def _run_handlers(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
@@ -219,6 +250,7 @@ class Supervisor:
             with self._shielded:
                 async with create_task_group() as group:
                     group.start_soon(self.caller.run_deadlines, name="iii deadlines")
+                    group.start_soon(self.reports.run, name="iii reports")
                     await self._run_connection()
                     group.cancel_scope.cancel()
         finally:
@@ -268,6 +300,7 @@ class Supervisor:
             self._handlers_scope.cancel()
             with move_on_after(LAST_WORDS):
                 await self._handlers_ended.wait()
+            self.reports.last_words()
             self.connection.finish()
             with move_on_after(LAST_WORDS):
                 await self._connection_ended.wait()
@@ -280,4 +313,5 @@ class Supervisor:
         self.caller.is_closed = True
         if self._failure is None:
             self.session.fail(ShutdownError("SHUTDOWN", "the worker shut down before the call was answered"))
+        self.session.observations.notify_all()
         self.connection.notify()

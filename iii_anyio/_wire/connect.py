@@ -26,12 +26,13 @@ from websockets.utils import accept_key
 from .._protocol.framing import MAX_MESSAGE, Framing
 from ..errors import ConnectError
 from . import reasons
+from .streams import direct_stream
 from .websocket import CLOSE_TIMEOUT, WebSocketWire, raw_socket
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ("websocket_connector",)
+__all__ = ("tls_context", "websocket_connector")
 
 MAX_LEADING: Final = 1_048_576
 _HANDSHAKE: Final = "waiting for the answer to the WebSocket handshake"
@@ -118,7 +119,7 @@ class _Target:
         if self.tls is None and (self.is_secure or (self.proxy is not None and self.proxy.url.scheme == "https")):
             verify = self._verify_tls
             # Reading the certificates takes tens of milliseconds.
-            self.tls = verify if isinstance(verify, ssl.SSLContext) else await to_thread.run_sync(_tls_context, verify)
+            self.tls = verify if isinstance(verify, ssl.SSLContext) else await to_thread.run_sync(tls_context, verify)
 
 
 class _Connection:
@@ -172,7 +173,7 @@ class _Connection:
         stream = network.stream
         assert stream is not None
         return WebSocketWire(
-            stream,
+            stream if isinstance(stream, TLSStream) else direct_stream(stream),
             Framing(is_client=True, max_message=target.max_message),
             socket=raw_socket(stream),
             leading=leading,
@@ -338,7 +339,8 @@ def _url(origin: httpcore.Origin, target: bytes) -> httpcore.URL:
     return httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=target)
 
 
-def _tls_context(verify: bool) -> ssl.SSLContext:
+def tls_context(verify: bool) -> ssl.SSLContext:
+    """The settings of TLS connections that we make. Reads files: tens of milliseconds."""
     context = httpx.create_ssl_context(verify=verify)
     if verify:
         # certifi's authorities, and those an administrator added to the system.

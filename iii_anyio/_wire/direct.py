@@ -6,7 +6,7 @@ Below: nothing but memory. Above: the link of a worker on one end, the engine's 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -98,6 +98,20 @@ class DirectWire:
             self._check_open()
             outbox.items.append(message)
             outbox.wake_reader()
+
+    def send_now(self, take: Callable[[], Sequence[bytes]]) -> bool:
+        """Hand over messages if the peer's inbox has room. See ``Wire.send_now``."""
+        outbox = self._outbox
+        if self._closed is not None or outbox.closed is not None or len(outbox.items) >= outbox.limit:
+            return False
+        outbox.items.extend(take())
+        outbox.wake_reader()
+        return True
+
+    @property
+    def has_rest(self) -> bool:
+        """Never: messages go whole."""
+        return False
 
     async def ping(self, payload: bytes) -> None:
         """Answered at once: there is no network that could be slow or gone."""

@@ -60,6 +60,7 @@ class Accepted:
         query: As sent, without the question mark.
         headers: By lower-case name; of a repeated one, the last.
         peer: The other side's IP address, or ``""`` when it is already gone.
+        address: The same with the port: ``127.0.0.1:51234``, ``[::1]:51234``.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Accepted:
         self.path: str = path
         self.query: str = query
         self.headers: dict[str, str] = {name.lower(): value for name, value in request.headers.raw_items()}
-        self.peer: str = _peer(stream)
+        self.peer: str
+        self.address: str
+        self.peer, self.address = _peer(stream)
         self._stream = stream
         self._protocol = protocol
         self._agreed = agreed
@@ -123,6 +126,7 @@ async def serve_websockets(
     max_frame: int = MAX_SENT_FRAME,
     max_message: int = MAX_MESSAGE,
     max_connections: int = 10_000,
+    not_a_websocket: str = _NOT_A_WEBSOCKET,
 ) -> None:
     """Accept connections and run ``handler`` for each, until cancelled; or, once ``listener`` is closed, until all end.
 
@@ -136,6 +140,7 @@ async def serve_websockets(
         max_frame: Bytes of a frame.
         max_message: Bytes of a message.
         max_connections: Beyond it connections are answered 503.
+        not_a_websocket: For people whose client asks for anything else; sent with 426.
     """
     live = 0
 
@@ -147,7 +152,7 @@ async def serve_websockets(
                 await _refuse(stream, ServerProtocol(logger=_SILENT).reject(503, "Too many connections\n"))
                 return
             framing = Framing(is_client=False, max_message=max_message, max_frame=max_frame)
-            accepted = await _handshake(stream, framing, handshake_timeout)
+            accepted = await _handshake(stream, framing, handshake_timeout, not_a_websocket)
             if accepted is not None:
                 await _handle(handler, accepted)
         except _STREAM_ERRORS as exc:
@@ -171,7 +176,7 @@ async def serve_websockets(
                 await anyio.sleep(_PAUSE)
 
 
-async def _handshake(stream: SocketStream, framing: Framing, timeout: float) -> Accepted | None:
+async def _handshake(stream: SocketStream, framing: Framing, timeout: float, not_a_websocket: str) -> Accepted | None:
     """Read and check the request; ``None`` when there was none, or it was refused."""
     protocol = ServerProtocol(logger=_SILENT)
     buffer = bytearray()
@@ -200,7 +205,7 @@ async def _handshake(stream: SocketStream, framing: Framing, timeout: float) -> 
     assert isinstance(request, Request)
     agreed = protocol.accept(request)
     if agreed.status_code == 426:
-        agreed = protocol.reject(426, _NOT_A_WEBSOCKET)
+        agreed = protocol.reject(426, not_a_websocket)
         agreed.headers["Upgrade"] = "websocket"
     if agreed.status_code != 101:
         await _refuse(stream, agreed)
@@ -230,9 +235,13 @@ async def _refuse(stream: SocketStream, answer: Response | bytes) -> None:
                 await stream.receive()
 
 
-def _peer(stream: SocketStream) -> str:
+def _peer(stream: SocketStream) -> tuple[str, str]:
+    """The IP address, without and with the port."""
     try:
         address = stream.extra(SocketAttribute.remote_address)
     except (OSError, ValueError, TypedAttributeLookupError):
-        return ""
-    return str(address[0]) if isinstance(address, tuple) else address
+        return "", ""
+    if not isinstance(address, tuple):
+        return address, address
+    ip, port = str(address[0]), address[1]
+    return ip, f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

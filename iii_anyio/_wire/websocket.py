@@ -97,6 +97,9 @@ class WebSocketWire:
         self._chunk = _CHUNK
         self._writing = anyio.Lock(fast_acquire=True)
         self._control: list[bytes] = []
+        self._write_now: Callable[[bytes], int] | None = getattr(stream, "write_now", None)
+        self._rest = b""
+        """What ``send_now`` could not write."""
         self._is_reading = False
         self._read: anyio.Event | None = None  # made by who waits for the reader
         self._closing: tuple[int, str] | None = None
@@ -115,7 +118,7 @@ class WebSocketWire:
         return messages
 
     async def receive_typed(self) -> list[tuple[bool, bytes]]:
-        """Like ``receive``, with whether the message is text in front of each. Text is not checked for UTF-8."""
+        """Like ``receive``, with whether the message is text in front of each."""
         messages = self._framing.receive_typed(await self._read_some())
         await self._after_reading(has_messages=bool(messages))
         return messages
@@ -167,6 +170,19 @@ class WebSocketWire:
         """Write text messages in order, in as few writes as possible. See ``Wire.send``."""
         await self._send(self._framing.send, batch)
 
+    def send_now(self, take: Callable[[], Sequence[bytes]]) -> bool:
+        """Write small messages without waiting. See ``Wire.send_now``."""
+        if self._write_now is None or self._rest or self._control or self._writing.locked() or self._over() is not None:
+            return False
+        data = b"".join(part for run in self._framing.send(take()) for part in run)
+        self._rest = data[self._write_now(data) :]
+        return True
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether a write is to be completed by ``send``."""
+        return bool(self._rest)
+
     async def send_binary(self, batch: Sequence[bytes]) -> None:
         """Like ``send``, as binary messages."""
         await self._send(self._framing.send_binary, batch)
@@ -182,6 +198,10 @@ class WebSocketWire:
             self._check_open()
             # P-08: cancelled before the first byte, the connection stays good.
             await checkpoint_if_cancelled()
+            if self._rest:
+                has_begun = True
+                rest, self._rest = self._rest, b""
+                await self._stream.send(rest)
             for run in frame(batch):
                 # A close frame may have gone out behind the last run; nothing may follow it.
                 self._framing.check_open()
@@ -220,7 +240,7 @@ class WebSocketWire:
     async def _write_control(self) -> None:
         """Write the waiting control frames if that will not wait; else the writer or the reader does it later."""
         del self._control[:-_CONTROL_KEPT]
-        if self._writing.locked() or self._lost is not None or not _has_room(self._socket):
+        if self._writing.locked() or self._rest or self._lost is not None or not _has_room(self._socket):
             return
         self._writing.acquire_nowait()
         try:
@@ -235,7 +255,8 @@ class WebSocketWire:
 
     async def _flush_control(self) -> None:
         """With ``_writing`` held."""
-        data = b"".join(self._control)
+        data = b"".join([self._rest, *self._control])
+        self._rest = b""
         self._control.clear()
         await self._stream.send(data)
 

@@ -186,6 +186,10 @@ class _Connection:
             if isinstance(event, h11.Request):
                 if event.http_version not in (b"1.0", b"1.1"):
                     raise h11.RemoteProtocolError("unsupported HTTP version", error_status_hint=505)
+                names = {name for name, _ in event.headers}
+                if {b"content-length", b"transfer-encoding"} <= names:
+                    # A proxy in front may believe the other one, and find a second request in the body (RFC 9112 §6.1).
+                    raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding", error_status_hint=400)
                 return event
         return None
 

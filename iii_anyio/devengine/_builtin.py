@@ -14,7 +14,7 @@ from ..errors import InvocationError
 if TYPE_CHECKING:
     from .._protocol.engine_session import EngineSession
 
-__all__ = ("ENGINE_FUNCTIONS", "OBSERVABILITY", "Builtin", "Deferred", "Input", "Timer")
+__all__ = ("ENGINE_FUNCTIONS", "OBSERVABILITY", "Builtin", "Deferred", "Input", "Timer", "kind_of", "unreadable")
 
 ENGINE_FUNCTIONS: Final = "iii-engine-functions"
 OBSERVABILITY: Final = "iii-observability"
@@ -43,6 +43,13 @@ class Deferred:
         if self._listener is not None:
             self._listener(result, error)
 
+    def follow(self, answer: object) -> None:
+        """Answer with a value, or as another ``Deferred`` does."""
+        if isinstance(answer, Deferred):
+            answer.listen(self.settle)
+        else:
+            self.settle(answer)
+
     def listen(self, listener: Callable[[Any, InvocationError | None], None]) -> None:
         """Have the outcome delivered, at once when it is there already."""
         self._listener = listener
@@ -58,6 +65,13 @@ class Timer:
     callback: Callable[[], None]
 
 
+def _is_pair(value: object) -> bool:
+    if not isinstance(value, list):
+        return False
+    items = cast("list[object]", value)
+    return len(items) == 2 and all(isinstance(item, str) for item in items)
+
+
 _KINDS: Final[dict[str, tuple[Callable[[Any], bool], dict[str, Any]]]] = {
     "string": (lambda value: isinstance(value, str), {"type": "string"}),
     "boolean": (lambda value: isinstance(value, bool), {"type": "boolean"}),
@@ -70,9 +84,22 @@ _KINDS: Final[dict[str, tuple[Callable[[Any], bool], dict[str, Any]]]] = {
         lambda value: isinstance(value, list) and all(isinstance(item, str) for item in cast("list[object]", value)),
         {"type": "array", "items": {"type": "string"}},
     ),
+    "number": (
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+        {"type": "number"},
+    ),
+    "pairs": (
+        lambda value: isinstance(value, list) and all(map(_is_pair, cast("list[object]", value))),
+        {"type": "array", "items": {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}},
+    ),
     "any": (lambda _value: True, {}),
 }
-_ARTICLE: Final = {"unsigned": "an integer, 0 or more", "object": "an object", "strings": "an array of strings"}
+_ARTICLE: Final = {
+    "unsigned": "an integer, 0 or more",
+    "object": "an object",
+    "strings": "an array of strings",
+    "pairs": "an array of pairs of strings",
+}
 
 
 class Input:
@@ -101,20 +128,20 @@ class Input:
             InvocationError: ``deserialization_error``, naming the function and what is wrong (C-2, P-132).
         """
         if not isinstance(data, dict):
-            raise _unreadable(function_id, f"invalid type: {_kind_of(data)}, expected an object")
+            raise unreadable(function_id, f"invalid type: {kind_of(data)}, expected an object")
         fields = cast("dict[str, Any]", data)
         given: dict[str, Any] = {}
         for name, kind in self._fields.items():
             if name not in fields:
                 if name in self._required:
-                    raise _unreadable(function_id, f"missing field `{name}`")
+                    raise unreadable(function_id, f"missing field `{name}`")
                 continue
             value = fields[name]
             if value is None and name not in self._required:
                 continue
             if not _KINDS[kind][0](value):
                 expected = _ARTICLE.get(kind, f"a {kind}")
-                raise _unreadable(function_id, f"field `{name}`: invalid type: {_kind_of(value)}, expected {expected}")
+                raise unreadable(function_id, f"field `{name}`: invalid type: {kind_of(value)}, expected {expected}")
             given[name] = value
         return given
 
@@ -138,11 +165,11 @@ class Builtin:
         return self.handler(session, self.input.check(self.id, data))
 
 
-def _unreadable(function_id: str, reason: str) -> InvocationError:
+def unreadable(function_id: str, reason: str) -> InvocationError:
     return InvocationError("deserialization_error", f"Failed to deserialize input for {function_id}: {reason}")
 
 
-def _kind_of(value: object) -> str:
+def kind_of(value: object) -> str:
     """Name a JSON value's kind as an error message does."""
     match value:
         case None:

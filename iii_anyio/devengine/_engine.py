@@ -2,11 +2,12 @@
 
 Tasks (all end with the ``async with`` block):
 
+    storage writer              with a data directory; ends last
     engine group
     ├─ built-in workers        each a worker on a DirectWire with the tasks of its service, such as the HTTP server;
     │                          they end first, so that triggers stop firing
     └─ connections group
-       ├─ worker listener      one task per WebSocket
+       ├─ worker listeners     one task per WebSocket
        │                       (data channels: ``_channels``)
        ├─ in-process workers   one task per DirectWire
        ├─ channel sweeps
@@ -19,43 +20,48 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin, create_task_group
 from anyio.abc import SocketAttribute, SocketListener, TaskGroup, TaskStatus
 
+from .._protocol.codec import encode
+from .._protocol.messages import ErrorMessage
 from .._runtime.cleanup import last_words, unwrap_single
 from .._version import __version__
 from .._wire.direct import direct_pair
 from .._wire.listen import Accepted, serve_websockets
-from ..errors import ConnectError
+from ..errors import ConnectError, InvocationError
 from ..options import InitOptions, Limits
 from ..worker import Worker, open_worker
 from ._channels import CHANNEL_PATH, Channels
+from ._config import AS_CONFIGURED, Address, Arguments, Settings, load_config, read_config, settle
 from ._connection import EngineConnection
+from ._listeners import Listener, authenticate
+from ._otel_socket import OTEL_PATH, serve_otel
 from ._router import Router
 from ._services import SERVICES, Host, Service
-from ._storage import Storage
+from ._storage import open_storage
+from ._yaml import Document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from .._protocol.engine_session import EngineSession
     from ..abc import ChannelWire, Connector, Wire
+    from ._access import Grants
     from ._builtin import Timer
     from .builtins.http import HttpOptions
 
 __all__ = ("Engine", "open_engine")
 
 logger: Final = logging.getLogger("iii_anyio.devengine")
-
-AS_PORT: Final = -1
-"""What a port is by default: free when the port for workers is, none when there is none."""
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Engine(AsyncContextManagerMixin):
@@ -64,30 +70,27 @@ class Engine(AsyncContextManagerMixin):
     def __init__(
         self,
         *,
-        host: str,
-        port: int | None,
-        http_port: int | None,
-        stream_port: int | None,
-        grace: float,
-        http: HttpOptions | None,
-        workers: Mapping[str, Mapping[str, Any]],
+        arguments: Arguments,
+        config: str | os.PathLike[str] | Mapping[str, Any] | None,
         strict_upstream: bool,
+        data: Path | None,
     ) -> None:
         self._router = Router(lambda: time.time_ns() // 1_000_000, version=__version__)
         self._channels = Channels(self._router.channels)
-        self._host = host
-        self._port = port
-        self._http_port = http_port
-        self._stream_port = stream_port
-        self._grace = grace
-        self._http = http
-        self._workers = workers
+        self._arguments = arguments
+        self._config_path = config if isinstance(config, str | os.PathLike) else None
+        self._settings: Settings | None = None
+        if not isinstance(config, str | os.PathLike):  # a file is read on entering, in a thread
+            self._settings = settle(arguments, None if config is None else read_config(Document(config)))
         self._strict_upstream = strict_upstream
+        self._data = data
         self._connections: dict[EngineSession, EngineConnection] = {}
         self._group: TaskGroup | None = None
         self._is_announcing = False
         self.url: str = ""
-        """WebSocket URL for workers; empty when nothing listens."""
+        """WebSocket URL for workers, of the first listener; empty when nothing listens."""
+        self.urls: tuple[str, ...] = ()
+        """The same of every listener."""
         self.http_url: str = ""
         """Base URL of the routes that ``http`` triggers make; empty when nothing listens."""
         self.stream_url: str = ""
@@ -120,18 +123,31 @@ class Engine(AsyncContextManagerMixin):
             with last_words(1.0):
                 await ours.aclose()
 
-    async def _accept(self, accepted: Accepted) -> None:
+    async def _accept(self, listener: Listener, accepted: Accepted) -> None:
         if accepted.path.startswith(CHANNEL_PATH):
             await self._channels.serve(accepted)
             return
-        if accepted.path != "/":
+        if accepted.path not in ("/", OTEL_PATH):
             await accepted.reject(404, "Not found")
             return
         wire = await accepted.accept()
-        await self._serve(wire, self._router.connect(ip_address=accepted.peer))
+        access: tuple[Listener, Grants] | None = None
+        if listener.is_guarded:
+            try:
+                access = listener, await authenticate(listener, self._router, accepted, self._routed)
+            except InvocationError as refusal:
+                logger.warning("connection from %s refused: %s", accepted.peer, refusal.message)
+                await wire.send([encode(ErrorMessage({"code": refusal.code, "message": refusal.message}))])
+                await wire.aclose(1005)
+                return
+        if accepted.path == OTEL_PATH:
+            await serve_otel(wire, self._router.telemetry, accepted.peer)
+            return
+        await self._serve(wire, self._router.connect(ip_address=accepted.peer, access=access))
 
     async def _serve(self, wire: Wire, session: EngineSession) -> None:
-        connection = EngineConnection(wire, self._router, session, grace=self._grace, routed=self._routed)
+        assert self._settings is not None
+        connection = EngineConnection(wire, self._router, session, grace=self._settings.grace, routed=self._routed)
         self._connections[session] = connection
         self._routed()
         try:
@@ -168,50 +184,71 @@ class Engine(AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         async with AsyncExitStack() as stack:
-            listener = None
-            if self._port is not None:
-                listener = await stack.enter_async_context(await _listen(self._host, self._port))
-                self.url = f"ws://{_bracketed(self._host)}:{listener.extra(SocketAttribute.local_port)}"
-            http_socket = self._bound(stack, self._http_port, "http_port")
-            if http_socket is not None:
-                self.http_url = f"http://{_bracketed(self._host)}:{http_socket.getsockname()[1]}"
-            stream_socket = self._bound(stack, self._stream_port, "stream_port")
-            if stream_socket is not None:
-                self.stream_url = f"ws://{_bracketed(self._host)}:{stream_socket.getsockname()[1]}"
+            # First in, last out: what the built-in workers change in their last moments is written, too.
+            storage = await stack.enter_async_context(open_storage(self._data))
+            settings = self._settings = await self._settle()
+            listeners: list[tuple[SocketListener, Listener]] = []
+            for options in settings.listeners:
+                sockets = await stack.enter_async_context(await _listen(options.host, options.port))
+                listeners.append((sockets, options))
+                self.urls += (f"ws://{_bracketed(options.host)}:{sockets.extra(SocketAttribute.local_port)}",)
+            self.url = self.urls[0] if self.urls else ""
+            http_socket, origin = _bind(stack, settings.http_address, "http_port")
+            self.http_url = origin and f"http://{origin}"
+            stream_socket, origin = _bind(stack, settings.stream_address, "stream_port")
+            self.stream_url = origin and f"ws://{origin}"
+            if settings.config is not None:
+                settings.config.warn_unserved({service.name for service in SERVICES}, self.url)
             host = Host(
-                storage=Storage(),
+                storage=storage,
                 router=self._router,
                 channels=self._channels,
-                http=self._http,
+                http=settings.http,
                 http_socket=http_socket,
                 stream_socket=stream_socket,
                 strict_upstream=self._strict_upstream,
+                routed=self._routed,
             )
             with unwrap_single():
                 async with create_task_group() as group:
-                    await group.start(self._run_connections, listener, name="engine connections")
+                    await group.start(self._run_connections, listeners, name="engine connections")
                     try:
                         async with AsyncExitStack() as services:
                             for service in SERVICES:
+                                if not settings.has_service(service.name):
+                                    continue
                                 worker = await services.enter_async_context(self._builtin(service))
-                                config = self._workers.get(service.name, {})
-                                await services.enter_async_context(service.serve(worker, host, config))
+                                config = settings.workers.get(service.name, {})
+                                with _placed(settings, service.name), unwrap_single():
+                                    await services.enter_async_context(service.serve(worker, host, config))
                                 await worker.wait_ready()
                             yield self
                     finally:
                         self._channels.close()
                     group.cancel_scope.cancel()
 
-    def _bound(self, stack: AsyncExitStack, port: int | None, parameter: str) -> socket.socket | None:
-        return None if port is None else stack.enter_context(_bind(self._host, port, parameter))
+    async def _settle(self) -> Settings:
+        if self._config_path is None:
+            assert self._settings is not None
+            return self._settings
+        return settle(self._arguments, await anyio.to_thread.run_sync(load_config, self._config_path))
 
     async def _run_connections(
-        self, listener: SocketListener | None, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
+        self,
+        listeners: Sequence[tuple[SocketListener, Listener]],
+        *,
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
     ) -> None:
         async with create_task_group() as group:
             self._group = group
-            if listener is not None:
-                group.start_soon(serve_websockets, listener, self._accept, name="engine worker listener")
+            for sockets, options in listeners:
+                serve = partial(
+                    serve_websockets,
+                    sockets,
+                    partial(self._accept, options),
+                    handshake_timeout=options.handshake_timeout,
+                )
+                group.start_soon(serve, name="engine worker listener")
             self._channels.start()
             task_status.started()
             try:
@@ -249,51 +286,74 @@ class _DirectConnector:
 
 def open_engine(
     *,
-    host: str = "127.0.0.1",
-    port: int | None = 49134,
-    http_port: int | None = AS_PORT,
-    stream_port: int | None = AS_PORT,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    host: str | None = None,
+    port: int | None = AS_CONFIGURED,
+    http_port: int | None = AS_CONFIGURED,
+    stream_port: int | None = AS_CONFIGURED,
+    listeners: Sequence[Listener] | None = None,
     allow_remote: bool = False,
     namespace_grace: float | None = None,
     http: HttpOptions | None = None,
     workers: Mapping[str, Mapping[str, Any]] | None = None,
     strict_upstream: bool = False,
+    data: Path | str | None = None,
 ) -> Engine:
     """Make a development engine; ``async with`` runs it.
 
     Args:
-        host: Address to listen on.
-        port: For workers; 0 takes a free one, None does not listen.
-        http_port: For the routes of ``http`` triggers; 0 and None likewise. By default 3111, but 0 or None when
-            ``port`` is.
+        config: The real engine's configuration file, or the same as a mapping. Then the built-in workers that it lists
+            are started, and no others. The other arguments replace what it says.
+        host: Address to listen on; by default that of the configuration, else 127.0.0.1.
+        port: For workers, of the first listener; by default that of the configuration, else 49134. 0 takes a free one
+            for each listener, None does not listen.
+        http_port: For the routes of ``http`` triggers; 0 and None likewise. By default that of the configuration, else
+            3111, but 0 or None when ``port`` is.
         stream_port: For stream subscribers, likewise; by default 3112.
-        allow_remote: Needed for a host other than loopback: this engine checks no credentials.
+        listeners: Where workers connect, when there is to be more than one, or access control.
+        allow_remote: Needed for a host other than loopback where no ``rbac`` checks credentials.
         namespace_grace: Seconds a worker may take to name its namespace; default ``III_NAMESPACE_GRACE_MS``, else 5.
         http: Timeouts, CORS and global middleware of the ``http`` trigger.
         workers: What the built-in workers are configured with, by their names, with the keys of the real engine's
             configuration file: ``{"iii-queue": {"queue_configs": {...}}}``.
         strict_upstream: Copy the real engine's known defects where a client could rely on them.
+        data: Directory of durable data, made when it is missing. What a function of the engine has acknowledged is
+            found there by the next engine, also after kill -9. By default everything is in memory.
 
     Raises:
-        ValueError: A host that others can reach, without ``allow_remote``.
-        OSError: On entering: a port is taken.
+        ValueError: A host that others can reach, without ``rbac`` and ``allow_remote``; a configuration that is wrong.
+            Of a configuration file on entering.
+        OSError: On entering: the configuration file cannot be read; a port is taken; as ``StorageError``, the data
+            directory cannot be used.
     """
-    if host not in LOOPBACK and not allow_remote:
-        raise ValueError(
-            f"host {host!r} can be reached by others, and this engine checks no credentials; "
-            "pass allow_remote=True (--allow-remote) if that is what you want"
-        )
-    grace = namespace_grace if namespace_grace is not None else _grace_from_environment()
     return Engine(
-        host=host,
-        port=port,
-        http_port=_port_beside(port, http_port, 3111),
-        stream_port=_port_beside(port, stream_port, 3112),
-        grace=grace,
-        http=http,
-        workers=workers if workers is not None else {},
+        arguments=Arguments(
+            host=host,
+            port=port,
+            http_port=http_port,
+            stream_port=stream_port,
+            listeners=listeners,
+            allow_remote=allow_remote,
+            namespace_grace=namespace_grace,
+            http=http,
+            workers=workers,
+        ),
+        config=config,
         strict_upstream=strict_upstream,
+        data=Path(data) if data is not None else None,
     )
+
+
+@contextmanager
+def _placed(settings: Settings, name: str) -> Generator[None]:
+    """Have what is wrong with a worker's ``config`` say where that is."""
+    try:
+        yield
+    except ValueError as exc:
+        place = settings.config.place_of(name) if settings.config is not None else None
+        if place is None or name in settings.given:
+            raise
+        raise ValueError(f"{place}: {exc}") from exc
 
 
 async def _listen(host: str, port: int) -> SocketListener:
@@ -305,7 +365,15 @@ async def _listen(host: str, port: int) -> SocketListener:
     return listener
 
 
-def _bind(host: str, port: int, parameter: str) -> socket.socket:
+def _bind(stack: AsyncExitStack, address: Address | None, parameter: str) -> tuple[socket.socket | None, str]:
+    """Bind a socket; returns it and what goes into a URL."""
+    if address is None:
+        return None, ""
+    sock = stack.enter_context(_bound(address.host, address.port, parameter))
+    return sock, f"{_bracketed(address.host)}:{sock.getsockname()[1]}"
+
+
+def _bound(host: str, port: int, parameter: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -321,16 +389,5 @@ def _not_bound(exc: OSError, host: str, port: int, parameter: str) -> OSError:
     return OSError(exc.errno, f"{parameter} {port} on {host}: {os.strerror(exc.errno or 0)}")
 
 
-def _port_beside(port: int | None, wanted: int | None, default: int) -> int | None:
-    if wanted != AS_PORT:
-        return wanted
-    return default if port else port
-
-
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _grace_from_environment() -> float:
-    text = os.environ.get("III_NAMESPACE_GRACE_MS", "")
-    return int(text) / 1000 if text.isdecimal() else 5.0

@@ -1,18 +1,17 @@
-"""The engine's own functions, introspection aside: identity, triggers by call, channels, baggage, logs (§14, P-131).
+"""The engine's own functions, introspection aside: identity, triggers by call, channels (§14, P-131).
 
 Below: ``_builtin``. Above: ``_router`` puts them into its table of functions.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import ABSENT, RegisterTrigger
 from ..errors import InvocationError
-from ._builtin import OBSERVABILITY, Builtin, Deferred, Input
+from ._builtin import Builtin, Deferred, Input
 from ._triggers import REGISTRATION_FAILED
 
 if TYPE_CHECKING:
@@ -20,20 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ("MAX_BUFFER", "PROVIDER_TIMEOUT", "Channel", "engine_builtins")
 
-worker_logger = logging.getLogger("iii_anyio.devengine.log")
-"""Where ``engine::log::*`` goes."""
-
-LEVELS: Final = {
-    "trace": 5,
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-}
 PROVIDER_TIMEOUT: Final = 10.0
 """Seconds that an answer is held back for a provider's (E-45)."""
 MAX_BUFFER: Final = 1024
-_UNPRINTABLE: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
 @dataclass(slots=True, frozen=True)
@@ -102,22 +90,6 @@ def engine_builtins(router: Router) -> list[Builtin]:
             Input(buffer_size="unsigned"),
             "Create a channel and return a reference to each of its ends",
         ),
-        Builtin(
-            "engine::baggage::get",
-            _baggage_get,
-            Input(key="string!"),
-            "Read a baggage entry (diagnostic)",
-            OBSERVABILITY,
-        ),
-        Builtin(
-            "engine::baggage::set",
-            _baggage_set,
-            Input(key="string!", value="string!"),
-            "Set a baggage entry (diagnostic, changes nothing)",
-            OBSERVABILITY,
-        ),
-        Builtin("engine::baggage::get_all", _baggage_get_all, Input(), "Read all baggage (diagnostic)", OBSERVABILITY),
-        *(_log_function(name, level) for name, level in LEVELS.items()),
     ]
 
 
@@ -156,42 +128,3 @@ def _register_trigger(router: Router, data: dict[str, Any]) -> object:
     binding.waiters.append(answered)
     router.call_later(PROVIDER_TIMEOUT, lambda: deferred.settle(answer))
     return deferred
-
-
-def _baggage_get(_session: EngineSession, _data: dict[str, Any]) -> object:
-    return {"value": None}
-
-
-def _baggage_set(_session: EngineSession, _data: dict[str, Any]) -> object:
-    return {"success": True, "note": "baggage lives in the caller's own context; the engine keeps none (OB-9)"}
-
-
-def _baggage_get_all(_session: EngineSession, _data: dict[str, Any]) -> object:
-    return {"baggage": {}}
-
-
-def _log_function(name: str, level: int) -> Builtin:
-    def log(session: EngineSession, data: dict[str, Any]) -> None:
-        details = data.get("data")  # only an object; other kinds are dropped (OB-8)
-        worker_logger.log(
-            level,
-            "%s: %s",
-            data.get("service_name", session.identity.name or "unknown").translate(_UNPRINTABLE),
-            data["message"].translate(_UNPRINTABLE),
-            extra={
-                "worker_id": session.worker_id,
-                "trace_id": data.get("trace_id"),
-                "span_id": data.get("span_id"),
-                "data": cast("dict[str, Any]", details)
-                if isinstance(details, dict)
-                else None,  # other kinds are dropped (OB-8)
-            },
-        )
-
-    return Builtin(
-        f"engine::log::{name}",
-        log,
-        Input(message="string!", data="any", trace_id="string", span_id="string", service_name="string"),
-        f"Log a message at level {name}",
-        OBSERVABILITY,
-    )

@@ -5,18 +5,34 @@ Below: ``_builtin``. Above: ``_router``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import ABSENT, RegisterFunction, RegistrationRejected
-from ._builtin import Builtin
+from ._builtin import Builtin, Deferred
+from ._errors import shorten
 
-__all__ = ("Function", "FunctionTable")
+__all__ = ("Endpoint", "Function", "FunctionTable")
+
+logger: Final = logging.getLogger(__name__)
 
 CONFLICT: Final = "FUNCTION_NAMESPACE_CONFLICT"
 RESERVED_PREFIX: Final = "engine::"
+
+
+class Endpoint(Protocol):
+    """An external HTTP function, ready to be called (§10)."""
+
+    def __call__(self, data: object, /) -> Deferred:
+        """Begin a call."""
+        ...
+
+
+OpenEndpoint: TypeAlias = "Callable[[RegisterFunction], Endpoint | None]"
+"""Makes the endpoint of a registration with ``invocation``; None when it is refused, and the log says why."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +47,8 @@ class Function:
     request_format: Any = ABSENT
     response_format: Any = ABSENT
     metadata: Any = ABSENT
-    is_http: bool = False
+    endpoint: Endpoint | None = None
+    """Set when the engine calls a URL, and not the owner."""
     shadows: Function | None = None
     """The engine's own function that an in-process worker has replaced; it comes back when that worker leaves."""
 
@@ -56,6 +73,8 @@ class FunctionTable:
         self._by_id: dict[str, dict[str, Function]] = {}
         self.has_changed = False
         """Whether a (namespace, id) came or went since somebody last cleared this."""
+        self.open_endpoint: OpenEndpoint | None = None
+        """Set by the built-in worker that calls external HTTP functions."""
 
     def __iter__(self) -> Iterator[Function]:
         for functions in self._by_id.values():
@@ -108,6 +127,14 @@ class FunctionTable:
                 refused_by = ""  # upstream lets a worker in `default` replace a built-in (G-16)
         if refused_by is not None:
             return RegistrationRejected(CONFLICT, namespace, function_id=message.id, owner_worker_id=refused_by)
+        endpoint: Endpoint | None = None
+        if message.invocation is not None:
+            if self.open_endpoint is None:
+                logger.warning("HTTP function %s dropped: iii-http-functions does not run", shorten(message.id))
+            else:
+                endpoint = self.open_endpoint(message)
+            if endpoint is None:
+                return None  # nothing is sent (X-17, X-18)
         shadows = None
         if existing is not None:
             shadows = existing.shadows if existing.owner is session else existing
@@ -122,7 +149,7 @@ class FunctionTable:
                 message.request_format,
                 message.response_format,
                 message.metadata,
-                message.invocation is not None,
+                endpoint,
                 shadows,
             )
         )

@@ -42,6 +42,7 @@ __all__ = (
     "read_middleware",
     "read_result",
     "request_traceparent",
+    "sorted_json",
     "streamed_head",
     "timed_out",
     "with_cors",
@@ -180,7 +181,7 @@ def read_middleware(answer: object) -> Response | None:
     wanted = _object(values.get("response"))
     status = wanted.get("status_code")
     response = Response(status if _is_integer(status) and 100 <= status <= 999 else 200)
-    response.body = _json(wanted.get("body"))  # always JSON (H-31)
+    response.body = sorted_json(wanted.get("body"))  # always JSON (H-31)
     headers = _object(wanted.get("headers"))
     if all(isinstance(value, str) for value in headers.values()):
         _set_headers(response, _pairs(headers))
@@ -204,11 +205,11 @@ def read_result(result: object) -> Response:
     body: Any = values.get("body", {})
     if not _has_content_type(response):
         response.headers.append(JSON_TYPE)
-        response.body = _json(body)
+        response.body = sorted_json(body)
     elif isinstance(body, str):
         response.body = body.encode("utf-8", "replace")
     elif body is not None:
-        response.body = _json(body)
+        response.body = sorted_json(body)
     return response
 
 
@@ -300,11 +301,11 @@ def _error(status: int, code: str, message: str, *, error_id: str | None = None,
     error = {"code": code, "message": message}
     if error_id is not None:
         error["error_id"] = error_id
-    return Response(status, [JSON_TYPE], _json({"error": error, **more}))
+    return Response(status, [JSON_TYPE], sorted_json({"error": error, **more}))
 
 
-def _json(value: object) -> bytes:
-    """Compact JSON with sorted keys, as the engine writes it (H-40)."""
+def sorted_json(value: object) -> bytes:
+    """Compact JSON with sorted keys, as the engine writes it (H-40, X-1)."""
     return to_json(_sorted(value))
 
 

@@ -7,6 +7,7 @@ Above: ``_router`` puts ``introspection_builtins`` into its table of functions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
@@ -52,8 +53,9 @@ FUNCTIONS_CHANGED_SCHEMA: Final = _EVENT | {
 # -- functions ---------------------------------------------------------------------------------------------------
 
 
-def list_functions(router: Router, data: dict[str, Any]) -> dict[str, Any]:
-    """``engine::functions::list`` (E-1, E-9 to E-13)."""
+def list_functions(router: Router, session: EngineSession, data: dict[str, Any]) -> dict[str, Any]:
+    """``engine::functions::list`` (E-1, E-8 to E-13)."""
+    guard = router.guards.get(session)
     needle = _needle(data)
     prefix: str = data.get("prefix", "")
     workers = {*data.get("workers", ()), *([data["worker"]] if "worker" in data else ())}
@@ -62,6 +64,8 @@ def list_functions(router: Router, data: dict[str, Any]) -> dict[str, Any]:
         if not function.id.startswith(prefix) or (workers and function.worker_name not in workers):
             continue
         if not data.get("include_internal", False) and _is_internal(function):
+            continue
+        if guard is not None and not guard.is_visible(function):
             continue
         if (rank := _rank(function, needle)) is not None:
             found.append((rank, function.id, function.namespace, function))
@@ -88,30 +92,34 @@ def _rank(function: Function, needle: str) -> int | None:
     return 2 if needle in (function.description or "").lower() else None
 
 
-def info_functions(router: Router, data: dict[str, Any]) -> dict[str, Any]:
+def info_functions(router: Router, session: EngineSession, data: dict[str, Any]) -> dict[str, Any]:
     """``engine::functions::info``, one or a batch (E-14 to E-18)."""
     one, many = data.get("function_id"), data.get("function_ids")
     if (one is None) == (many is None):
         raise InvocationError("INVALID_ARGUMENTS", "give exactly one of `function_id` and `function_ids`")
     namespace: str | None = data.get("namespace")
     if one is not None:
-        return function_detail(router, _find_function(router, one, namespace))
+        return function_detail(router, _find_function(router, session, one, namespace))
     function_ids: list[str] = list(dict.fromkeys(many or ()))
     if not 1 <= len(function_ids) <= MAX_BATCH:
         raise InvocationError("INVALID_ARGUMENTS", f"`function_ids` takes 1 to {MAX_BATCH} different ids")
     functions: list[dict[str, Any]] = []
     for function_id in function_ids:
         try:
-            functions.append(function_detail(router, _find_function(router, function_id, namespace)))
-        except InvocationError:  # one bad id never fails the batch
-            functions.append({"function_id": function_id, "error": "not_found"})
+            functions.append(function_detail(router, _find_function(router, session, function_id, namespace)))
+        except InvocationError as error:  # one bad id never fails the batch
+            reason = "forbidden" if error.code == "FORBIDDEN" else "not_found"
+            functions.append({"function_id": function_id, "error": reason})
     return {"functions": functions}
 
 
-def _find_function(router: Router, function_id: str, namespace: str | None) -> Function:
+def _find_function(router: Router, session: EngineSession, function_id: str, namespace: str | None) -> Function:
     chosen = _choose(f"Function {function_id}", router.functions.namespaces(function_id), namespace)
     function = router.functions.get(chosen, function_id)
     assert function is not None
+    guard = router.guards.get(session)
+    if guard is not None and not guard.is_visible(function):
+        raise InvocationError("FORBIDDEN", f"Function {function_id} is not exposed to this worker.")
     return function
 
 
@@ -228,6 +236,9 @@ def info_worker(router: Router, data: dict[str, Any]) -> dict[str, Any]:
     worker = engine_worker_row(router, name) if found is None else worker_row(router, found)
     if found is not None and not found.is_in_process and found.identity.pid is not None:
         worker["pid"] = found.identity.pid
+    metrics = router.telemetry.latest_metrics(found.worker_id) if found is not None else None
+    if metrics is not None:
+        worker["latest_metrics"] = metrics | {"runtime": worker["runtime"]}  # upstream: "node", whatever it is
     worker["internal"] = worker["isolation"] == "in-process" and name in MANDATORY
     functions = [function for function in router.functions if is_owned(function, found, name)]
     keys = {(function.namespace, function.id) for function in functions}
@@ -267,17 +278,17 @@ def introspection_builtins(router: Router) -> list[Builtin]:
         return Builtin(function_id, lambda _session, data: function(router, data), fields, description)
 
     return [
-        builtin(
+        Builtin(
             "engine::functions::list",
-            list_functions,
-            "List registered functions",
+            partial(list_functions, router),
             Input(search="string", prefix="string", worker="string", workers="strings", include_internal="boolean"),
+            "List registered functions",
         ),
-        builtin(
+        Builtin(
             "engine::functions::info",
-            info_functions,
-            "Describe one function, or up to 32",
+            partial(info_functions, router),
             Input(function_id="string", function_ids="strings", namespace="string"),
+            "Describe one function, or up to 32",
         ),
         builtin(
             "engine::workers::list",

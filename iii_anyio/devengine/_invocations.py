@@ -18,12 +18,15 @@ from .._protocol.codec import canonical_uuid, is_uuid
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import ABSENT, InvocationResult, InvokeFunction, Message
 from ..errors import EncodeError, InvocationError, PayloadTooLargeError
-from ._builtin import Builtin, Deferred
+from ._builtin import OBSERVABILITY, Builtin, Deferred
 from ._errors import INVALID_MESSAGE, error_body, has_error, shorten, to_body
 from ._salvage import salvage
+from ._telemetry import EngineSpan
 
 if TYPE_CHECKING:
-    from ._functions import Function, FunctionTable
+    from ._functions import Endpoint, Function, FunctionTable
+    from ._guard import Guard
+    from ._telemetry import Telemetry
 
 __all__ = ("Invocations", "name_in_baggage")
 
@@ -54,6 +57,8 @@ class Invocation:
     settle: Settle | None = None
     traceparent: str | None = None
     baggage: str | None = None
+    span: EngineSpan | None = None
+    """When the engine itself executes it."""
 
 
 def name_in_baggage(baggage: str | None, function_id: str) -> str:
@@ -75,14 +80,20 @@ class Invocations:
         new_id: Callable[[], str],
         inject_caller_id: bool,
         max_in_flight: int,
+        telemetry: Telemetry,
     ) -> None:
         self._functions = functions
+        self._telemetry = telemetry
         self._send = send
         self._try_send = try_send
         self._new_id = new_id
         self._inject_caller_id = inject_caller_id
         self._max_in_flight = max_in_flight
         self._open: dict[str, Invocation] = {}
+        self.guards: dict[EngineSession, Guard] = {}
+        """Of the connections that came in by a guarded listener."""
+        self.running: InvokeFunction | None = None
+        """The call whose built-in function is being executed."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -109,6 +120,9 @@ class Invocations:
             problem = f"this worker has {len(session.calls)} calls in flight, the engine takes no more"
             self._refuse(session, message, reply_id, "invocation_error", problem)
             return
+        guard = self.guards.get(session)
+        if guard is not None and guard.intercept(message, reply_id, namespace):
+            return
         if kind == "enqueue":
             self._enqueue(session, message, reply_id, namespace)
             return
@@ -121,15 +135,12 @@ class Invocations:
             self._refuse(session, message, reply_id, "invocation_error", problem)
         elif function.builtin is not None:
             self._run(session, function.builtin, message, reply_id)
-        elif function.is_http:
-            problem = f"this engine does not support external HTTP functions yet, so it cannot call {function.id}"
-            self._refuse(session, message, reply_id, "http_request_failed", problem)
+        elif function.endpoint is not None:
+            self._fetch(session, function.endpoint, message, reply_id)
         else:
             if wanted_id is None or wanted_id in self._open:
                 wanted_id = self._new_id()  # the callee always gets an id (P-118, G-3)
-            data: Any = message.data
-            if self._inject_caller_id and not session.is_in_process and isinstance(data, dict):
-                data = cast("dict[str, Any]", data) | {CALLER_KEY: session.worker_id}  # C-4, T-15, P-119
+            data = self._with_caller(session, message.data)
             caller = session if reply_id is not None else None
             invocation = Invocation(
                 wanted_id, message.function_id, caller, None, None, message.traceparent, message.baggage
@@ -149,8 +160,57 @@ class Invocations:
         else:
             self._call(function, Invocation(self._new_id(), function_id), data, metadata)
 
+    def ask(self, namespace: str, function_id: str, data: Any, settle: Settle) -> Invocation:
+        """Call a function on behalf of the engine itself; ``settle`` gets the answer, perhaps at once (§6.2, §6.5)."""
+        invocation = Invocation(self._new_id(), function_id, settle=settle)
+        function = self._functions.get(namespace, function_id)
+        if function is None:
+            problem = self._functions.not_found(namespace, function_id)
+            settle(None, {"code": "function_not_found", "message": problem})
+        else:
+            self._call(function, invocation, data)
+        return invocation
+
+    def abandon(self, invocation: Invocation) -> None:
+        """Forget a call made by ``ask``; nothing if it is over. The callee is told nothing (§7.5)."""
+        if self._open.get(invocation.id) is invocation:
+            self._close(invocation)
+
+    def redirect(
+        self,
+        session: EngineSession,
+        message: InvokeFunction,
+        reply_id: str | None,
+        namespace: str,
+        function_id: str,
+        data: Any,
+    ) -> None:
+        """Give a worker's call to another function, whose answer is the caller's (RB-24 to RB-27)."""
+        answer_id = reply_id if reply_id is not None else self._new_id()  # void calls are answered as well (G-12)
+        function = self._functions.get(namespace, function_id)
+        if function is None:
+            problem = self._functions.not_found(namespace, function_id)
+            self._refuse(session, message, answer_id, "function_not_found", problem)
+            return
+        if len(session.calls) >= self._max_in_flight:  # void calls count, for they wait for an answer here
+            problem = f"this worker has {len(session.calls)} calls in flight, the engine takes no more"
+            self._refuse(session, message, answer_id, "invocation_error", problem)
+            return
+
+        def settle(result: Any, error: dict[str, Any] | None) -> None:
+            self._answer(session, message, answer_id, result, error)
+
+        invocation = Invocation(
+            self._new_id(), function_id, session, None, settle, message.traceparent, message.baggage
+        )
+        self._call(function, invocation, data, message.metadata)
+
     def _call(self, function: Function, invocation: Invocation, data: Any, metadata: Any = ABSENT) -> None:
-        if function.owner is None or function.is_http:
+        if function.endpoint is not None:
+            self._track(invocation, None)
+            function.endpoint(data).listen(lambda result, error: self._fetched(invocation, result, error))
+            return
+        if function.owner is None:
             problem = f"{function.id} cannot be called by the engine itself: no worker runs it"
             _settle(invocation.settle, function.id, {"code": "function_not_invokable", "message": problem})
             return
@@ -163,13 +223,20 @@ class Invocations:
         callee = function.owner
         assert callee is not None
         traceparent, baggage = invocation.traceparent, invocation.baggage
+        if callee.is_in_process:
+            invocation.span = self._telemetry.open_call(function.id, traceparent)
+            traceparent = invocation.span.traceparent or traceparent  # §7.6
+        else:
+            self._telemetry.call_forwarded(function.id)
         is_fire = invocation.caller is not None and invocation.caller.is_in_process
         # §7.6: nothing is forwarded when neither is known. The recorded fires of built-ins carry no baggage.
         if baggage is not None or (traceparent is not None and not is_fire):
             baggage = name_in_baggage(baggage, function.id)
         if metadata is None:
             metadata = ABSENT  # null is none (§4.1)
-        self._send(callee, InvokeFunction(function.id, data, invocation.id, metadata, traceparent, baggage))
+        guard = self.guards.get(callee)
+        called = function.id if guard is None else guard.own_id(function.id)  # without prefix (RB-23)
+        self._send(callee, InvokeFunction(called, data, invocation.id, metadata, traceparent, baggage))
         is_awaited = invocation.caller is not None or invocation.settle is not None
         if is_awaited or len(callee.executing) < self._max_in_flight:  # void calls a worker never answers pile up
             self._track(invocation, callee)
@@ -219,12 +286,43 @@ class Invocations:
         )
         self._call(function, invocation, job)
 
+    def _with_caller(self, session: EngineSession, data: Any) -> Any:
+        """Name the calling worker in object data (C-4, T-15, P-119)."""
+        if self._inject_caller_id and not session.is_in_process and isinstance(data, dict):
+            return cast("dict[str, Any]", data) | {CALLER_KEY: session.worker_id}
+        return data
+
+    def _fetch(self, session: EngineSession, endpoint: Endpoint, message: InvokeFunction, reply_id: str | None) -> None:
+        """Call an external HTTP function. It runs to its end, also without its caller (§7.5, §10)."""
+        invocation = Invocation(
+            reply_id if reply_id is not None else self._new_id(),
+            message.function_id,
+            session if reply_id is not None else None,
+            traceparent=message.traceparent,
+            baggage=message.baggage,
+        )
+        self._track(invocation, None)
+        data = self._with_caller(session, message.data)  # X-2
+        endpoint(data).listen(lambda result, error: self._fetched(invocation, result, error))
+
+    def _fetched(self, invocation: Invocation, result: Any, error: InvocationError | None) -> None:
+        if self._open.get(invocation.id) is not invocation:
+            return  # the caller has left
+        self._close(invocation)
+        if error is not None and invocation.settle is None and invocation.caller is None:
+            _settle(None, invocation.function_id, to_body(error))
+        else:
+            self._deliver(invocation, result, None if error is None else to_body(error))
+
     def _run(self, session: EngineSession, builtin: Builtin, message: InvokeFunction, reply_id: str | None) -> None:
         """Run a function of the engine itself; it may answer later."""
         invocation = Invocation(reply_id or "", builtin.id, session)
         if reply_id is not None:
             self._track(invocation, None)
+        if builtin.worker_name != OBSERVABILITY:  # which never shows up in what it shows (§5.3)
+            invocation.span = self._telemetry.open_call(builtin.id, message.traceparent)
         outcome = Deferred()
+        self.running = message
         try:
             result = builtin(session, message.data)
         except InvocationError as error:
@@ -238,8 +336,11 @@ class Invocations:
                 outcome = result
             else:
                 outcome.settle(result)
+        finally:
+            self.running = None
 
         def settled(result: Any, error: InvocationError | None) -> None:
+            self._end_span(invocation, None if error is None else error.message)
             if reply_id is not None:
                 if self._open.get(reply_id) is not invocation:
                     return  # the caller has left
@@ -282,7 +383,9 @@ class Invocations:
     def release(self, session: EngineSession) -> None:
         """End every invocation a lost connection takes part in (§7.5, P-123)."""
         for invocation_id in list(session.calls):
-            self._close(self._open[invocation_id])
+            invocation = self._open[invocation_id]
+            self._close(invocation)
+            self._end_span(invocation, "the caller has left")
         for invocation_id in list(session.executing):
             invocation = self._open[invocation_id]
             self._close(invocation)
@@ -295,7 +398,13 @@ class Invocations:
         if invocation.callee is not None:
             del invocation.callee.executing[invocation.id]
 
+    def _end_span(self, invocation: Invocation, error: str | None) -> None:
+        span, invocation.span = invocation.span, None
+        if span is not None:
+            self._telemetry.close_call(span, error)
+
     def _deliver(self, invocation: Invocation, result: Any, error: dict[str, Any] | None) -> None:
+        self._end_span(invocation, None if error is None else error["message"])
         if invocation.settle is not None:
             invocation.settle(result, error)
         elif invocation.caller is not None:

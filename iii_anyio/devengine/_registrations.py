@@ -32,9 +32,30 @@ logger = logging.getLogger(__name__)
 
 
 def registration_handlers(
-    functions: FunctionTable, triggers: TriggerTable, send: Callable[[EngineSession, Message], bool]
+    functions: FunctionTable,
+    triggers: TriggerTable,
+    send: Callable[[EngineSession, Message], bool],
+    *,
+    max_registrations: int,
+    overflow: Callable[[EngineSession], None],
 ) -> dict[type[Any], Callable[[EngineSession, Any], None]]:
-    """What to do with each message, by its class."""
+    """What to do with each message, by its class.
+
+    Args:
+        functions: The table of functions.
+        triggers: That of triggers and their types.
+        send: Sends to a worker.
+        max_registrations: Of one connection.
+        overflow: Ends a connection that has more.
+    """
+
+    def bounded(register: Callable[[EngineSession, Any], None]) -> Callable[[EngineSession, Any], None]:
+        def handle(session: EngineSession, message: Message) -> None:
+            register(session, message)
+            if session.registrations > max_registrations:
+                overflow(session)
+
+        return handle
 
     def register_function(session: EngineSession, message: RegisterFunction) -> None:
         rejection = functions.claim(session, _namespace_of(session), message)
@@ -72,13 +93,13 @@ def registration_handlers(
         session.services[message.name if message.name is not None else message.id] = message
 
     return {
-        RegisterFunction: register_function,
+        RegisterFunction: bounded(register_function),
         UnregisterFunction: unregister_function,
-        RegisterTriggerType: register_trigger_type,
+        RegisterTriggerType: bounded(register_trigger_type),
         UnregisterTriggerType: unregister_trigger_type,
-        RegisterTrigger: register_trigger,
+        RegisterTrigger: bounded(register_trigger),
         UnregisterTrigger: unregister_trigger,
-        RegisterService: register_service,
+        RegisterService: bounded(register_service),
     }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .._protocol.calls import new_id as new_uuid
 from .._protocol.codec import decode
@@ -34,17 +34,28 @@ from ._builtin import Deferred, Timer
 from ._engine_functions import MAX_BUFFER, PROVIDER_TIMEOUT, Channel, engine_builtins
 from ._errors import shorten
 from ._functions import FunctionTable
+from ._guard import Guard
 from ._introspection import FUNCTIONS_CHANGED_SCHEMA, WORKERS_CHANGED_SCHEMA, introspection_builtins
 from ._invocations import Invocations
+from ._observability_functions import observability_builtins
 from ._registrations import registration_handlers
 from ._rows import function_row
+from ._telemetry import PREFIXES, Telemetry
 from ._triggers import FUNCTIONS_AVAILABLE, WORKERS_AVAILABLE, TriggerTable
+
+if TYPE_CHECKING:
+    from ._access import Grants
+    from ._listeners import Listener
 
 __all__ = ("Router",)
 
 logger = logging.getLogger(__name__)
 
 MIB: Final = 1024 * 1024
+_BRACE: Final = ord("{")
+"""What nearly every message begins with, and no telemetry frame."""
+MAX_NAMES: Final = 100
+"""Names one connection may take by registering again; it keeps them all until it ends (§6.2)."""
 
 
 class Router:
@@ -55,9 +66,11 @@ class Router:
         new_id: Makes canonical UUIDv4 strings.
         on_event: Told every ``engine::workers-available`` and ``engine::functions-available`` event: type, payload.
         version: Shown as the version of in-process workers.
+        telemetry: Where telemetry goes, by default to a new one with the system's clock.
         inject_caller_id: Put ``_caller_worker_id`` into object data of worker calls, as upstream does (P-119).
         max_outgoing: Bytes that may wait for one worker; one that reads too slowly is dropped.
         max_held: Registrations one connection may send before its namespace is known.
+        max_registrations: Functions, triggers, trigger types and services that one connection may have.
         max_parked: Triggers without a provider that one connection may have.
         max_in_flight: Calls one connection may have open.
     """
@@ -69,9 +82,11 @@ class Router:
         new_id: Callable[[], str] = new_uuid,
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
         version: str = "0.23.0",
+        telemetry: Telemetry | None = None,
         inject_caller_id: bool = True,
         max_outgoing: int = 256 * MIB,
         max_held: int = 10_000,
+        max_registrations: int = 100_000,
         max_parked: int = 10_000,
         max_in_flight: int = 50_000,
     ) -> None:
@@ -83,6 +98,7 @@ class Router:
         """Live connections by worker id."""
         self.channels: dict[str, Channel] = {}
         """Channels made by ``engine::channels::create``, by id. Whoever serves them also removes them."""
+        self.telemetry = telemetry if telemetry is not None else Telemetry(version=version)
         self._on_event = on_event
         self._max_outgoing = max_outgoing
         self._max_held = max_held
@@ -99,10 +115,12 @@ class Router:
             new_id=new_id,
             inject_caller_id=inject_caller_id,
             max_in_flight=max_in_flight,
+            telemetry=self.telemetry,
         )
+        self.guards = self.invocations.guards
         self.triggers.add_engine_type(WORKERS_AVAILABLE, "A worker came, changed or left", WORKERS_CHANGED_SCHEMA)
         self.triggers.add_engine_type(FUNCTIONS_AVAILABLE, "The set of functions changed", FUNCTIONS_CHANGED_SCHEMA)
-        for builtin in (*engine_builtins(self), *introspection_builtins(self)):
+        for builtin in (*engine_builtins(self), *introspection_builtins(self), *observability_builtins(self)):
             self.functions.add_builtin(builtin)
         self._announced = self.functions.keys()
         self.functions.has_changed = False
@@ -110,7 +128,13 @@ class Router:
             InvokeFunction: self.invocations.invoke,
             InvocationResult: self.invocations.result,
             TriggerRegistrationResult: self.triggers.answer,
-            **registration_handlers(self.functions, self.triggers, self._try_send),
+            **registration_handlers(
+                self.functions,
+                self.triggers,
+                self._try_send,
+                max_registrations=max_registrations,
+                overflow=self._too_many_registrations,
+            ),
             Reattach: self._reattach,
             Ping: self._ping,
             Pong: self._ignore,
@@ -124,8 +148,20 @@ class Router:
 
     # -- what the runtime calls ----------------------------------------------------------------------------------
 
-    def connect(self, *, ip_address: str | None = None, in_process: bool = False) -> EngineSession:
-        """Take a new connection; its first frame waits in ``outgoing`` (P-107)."""
+    def connect(
+        self,
+        *,
+        ip_address: str | None = None,
+        in_process: bool = False,
+        access: tuple[Listener, Grants] | None = None,
+    ) -> EngineSession:
+        """Take a new connection; its first frame waits in ``outgoing`` (P-107).
+
+        Args:
+            ip_address: Of the worker.
+            in_process: Whether it is one of the engine's own.
+            access: The guarded listener it came in by, and what it may do there.
+        """
         session = EngineSession(
             self.new_id(),
             self.new_id(),
@@ -134,6 +170,16 @@ class Router:
             is_in_process=in_process,
         )
         self.sessions[session.worker_id] = session
+        if access is not None:
+            self.guards[session] = Guard(
+                self,
+                session,
+                *access,
+                perform=self._handle,
+                send=self._try_send,
+                overflow=lambda guarded: self._condemn(guarded, 1008, "too many messages behind a registration"),
+                max_bytes=self._max_outgoing,
+            )
         self._send(session, WorkerRegistered(session.worker_id, session.reattach_token))
         self._workers_changed("worker_connected", session)
         self._reap()
@@ -143,6 +189,9 @@ class Router:
         """Take one message. Blank text is ignored; what cannot be decoded is logged, answered if possible (P-103)."""
         if not session.is_live or not text or text.isspace():
             return
+        if text[0] != _BRACE and text[:4] in PREFIXES:  # P-105
+            self.telemetry.receive(text, f"worker {session.label}")
+            return
         try:
             message = decode(text)
         except DecodeError as error:
@@ -151,6 +200,8 @@ class Router:
         else:
             if session.must_hold(message):
                 self._hold(session, message, len(text))
+            elif (guard := self.guards.get(session)) is not None:
+                guard.receive(message, len(text))
             else:
                 self._handle(session, message)
         self._reap()
@@ -167,12 +218,21 @@ class Router:
     def grace_expired(self, session: EngineSession) -> None:
         """Put a connection that has not named its namespace in time into ``default``, for good (P-109)."""
         if session.phase is Phase.HELD:
-            self._fix_namespace(session, DEFAULT_NAMESPACE)
+            guard = self.guards.get(session)
+            if guard is None or guard.keeps_held:
+                self._fix_namespace(session, DEFAULT_NAMESPACE)
+            else:
+                session.drop_held()
         self._reap()
 
     def timer_expired(self, timer: Timer) -> None:
         """Carry out what was to happen after ``timer.seconds``."""
         timer.callback()
+        self._reap()
+
+    def settle(self, deferred: Deferred, result: Any = None, error: InvocationError | None = None) -> None:
+        """Deliver what a call came to that the engine makes outside the router."""
+        deferred.settle(result, error)
         self._reap()
 
     def take_dirty(self) -> list[EngineSession]:
@@ -232,6 +292,8 @@ class Router:
 
     def _condemn(self, session: EngineSession, code: int | None, reason: str, *, abort: bool = False) -> None:
         """End a connection from the engine's side. What it holds goes at the end of the current public method."""
+        if not session.is_live:
+            return
         session.end(code, reason, abort=abort)
         self._dirty[session] = None
         self._condemned.append(session)
@@ -243,6 +305,7 @@ class Router:
     def _tear_down(self, session: EngineSession) -> None:
         """Release what a connection holds, in the order of §7.5."""
         self.sessions.pop(session.worker_id, None)
+        self.guards.pop(session, None)
         self.functions.release_all(session)
         self.invocations.release(session)
         self.triggers.release(session)
@@ -289,9 +352,17 @@ class Router:
             logger.warning("worker %s dropped: too many registrations before its register call", session.label)
             self._condemn(session, 1008, "too many registrations before engine::workers::register")
 
+    def _too_many_registrations(self, session: EngineSession) -> None:
+        logger.warning("worker %s dropped: it has %d registrations", session.label, session.registrations)
+        self._condemn(session, 1008, "too many registrations")
+
     def _fix_namespace(self, session: EngineSession, namespace: str) -> None:
+        guard = self.guards.get(session)
         for message in session.fix_namespace(namespace):
-            self._handle(session, message)
+            if guard is None:
+                self._handle(session, message)
+            else:
+                guard.receive(message, 0)
 
     def register_worker(self, session: EngineSession, data: dict[str, Any]) -> object:
         """Take ``engine::workers::register``: identity, name, namespace, held registrations (E-32 to E-37, P-108).
@@ -315,11 +386,20 @@ class Router:
                 self._reject_name(session, namespace, name, owner)
                 return None
             if (namespace, name) not in session.names:
+                if len(session.names) >= MAX_NAMES:
+                    del self._names[namespace, name]
+                    raise InvocationError("INVALID_ARGUMENTS", f"this worker has had {MAX_NAMES} names; keep to one")
                 session.names.append((namespace, name))
         session.identity.update(data)
         if session.phase is Phase.HELD:
             self._fix_namespace(session, namespace)
         self._workers_changed("worker_metadata_updated", session)
+        guard = self.guards.get(session)
+        if guard is None:
+            return self._when_triggers_work(session, {"success": True})
+        deferred = Deferred()
+        if guard.when_idle(lambda: deferred.follow(self._when_triggers_work(session, {"success": True}))):
+            return deferred  # registration hooks are being asked
         return self._when_triggers_work(session, {"success": True})
 
     def _when_triggers_work(self, session: EngineSession, answer: dict[str, Any]) -> object:
@@ -364,6 +444,7 @@ class Router:
     def _workers_changed(self, event: str, session: EngineSession) -> None:
         """Fire ``engine::workers-available``; in-process workers are no event (E-50, P-129)."""
         if not session.is_in_process:
+            self.telemetry.worker_changed(event)
             self._fire(WORKERS_AVAILABLE, {"event": event, "worker_id": session.worker_id})
 
     def _fire(self, type_id: str, payload: dict[str, Any]) -> None:

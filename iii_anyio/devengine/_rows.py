@@ -35,7 +35,7 @@ WORKER_MANAGER: Final = "iii-worker-manager"
 
 ENGINE_WORKERS: Final = {
     ENGINE_FUNCTIONS: "Core engine functions: identity, triggers, channels, introspection",
-    OBSERVABILITY: "Logs and baggage",
+    OBSERVABILITY: "Traces, metrics and logs",
     WORKER_MANAGER: "The listener that workers connect to",
 }
 """In-process workers that have no connection of their own. One that connects under such a name is shown instead."""

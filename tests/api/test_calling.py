@@ -87,11 +87,12 @@ def test_mistakes_are_raised_at_their_caller_and_nothing_is_sent(client: IIIClie
     assert client.trigger(echo(client), 1) == 1
 
 
-def test_void_returns_none_and_enqueue_without_a_provider_says_what_is_missing(client: IIIClient) -> None:
+def test_void_returns_none_and_enqueue_into_an_unknown_queue_says_what_is_missing(client: IIIClient) -> None:
     assert client.trigger({"function_id": echo(client), "action": TriggerAction.Void()}) is None
     with pytest.raises(InvocationError) as caught:
         client.trigger({"function_id": echo(client), "action": TriggerAction.Enqueue(queue="jobs")})
     assert caught.value.code == "enqueue_error"
+    assert "queue 'jobs' is not defined" in caught.value.message
 
 
 def test_64_threads_call_at_once(client: IIIClient) -> None:

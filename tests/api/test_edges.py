@@ -328,7 +328,7 @@ async def test_a_taken_port_is_named() -> None:
         async with open_engine(port=0, http_port=0) as engine:
             port = int(engine.url.rpartition(":")[2])
             with pytest.raises(OSError, match=f"port {port} on 127.0.0.1: Address already in use"):
-                async with open_engine(port=port, http_port=None):
+                async with open_engine(port=port, http_port=None, stream_port=None):
                     pass
 
 

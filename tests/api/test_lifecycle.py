@@ -134,18 +134,32 @@ async def test_100_pending_calls_fail_at_once_when_the_link_is_reset_and_the_wor
                 never.set()
 
 
-async def run_engine(port: int, *, task_status: TaskStatus[tuple[str, CancelScope]]) -> None:
-    async with open_engine(port=port, http_port=None) as engine:
-        with CancelScope() as scope:
-            task_status.started((engine.url, scope))
-            await anyio.sleep_forever()
+class RunningEngine:
+    """An engine in a task of its own."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._scope = CancelScope()
+        self._ended = anyio.Event()
+
+    async def run(self, port: int, *, task_status: TaskStatus[RunningEngine]) -> None:
+        async with open_engine(port=port, http_port=None, stream_port=None) as engine:
+            with self._scope:
+                self.url = engine.url
+                task_status.started(self)
+                await anyio.sleep_forever()
+        self._ended.set()
+
+    async def stop(self) -> None:
+        self._scope.cancel()
+        await self._ended.wait()
 
 
 async def test_pending_calls_fail_when_the_engine_stops_and_calls_work_again_when_it_is_back() -> None:
     with fail_after(20):
         async with create_task_group() as engines:
-            url, stop = await engines.start(run_engine, 0)
-            async with open_worker(url, options("w")) as iii:
+            engine = await engines.start(RunningEngine().run, 0)
+            async with open_worker(engine.url, options("w")) as iii:
                 running, all_running = 0, anyio.Event()
 
                 async def never(_: Any) -> None:
@@ -169,12 +183,12 @@ async def test_pending_calls_fail_when_the_engine_stops_and_calls_work_again_whe
                     for _ in range(100):
                         calls.start_soon(call)
                     await all_running.wait()
-                    stop.cancel()
+                    await engine.stop()
                 assert codes == ["CONNECTION_LOST"] * 100
-                _, stop = await engines.start(run_engine, int(url.rpartition(":")[2]))
+                engine = await engines.start(RunningEngine().run, int(engine.url.rpartition(":")[2]))
                 await iii.wait_ready()
                 assert await iii.trigger_async("double", 4) == 8
-            stop.cancel()
+            await engine.stop()
 
 
 async def test_a_call_made_while_offline_waits_for_the_link_and_an_abandoned_one_is_never_sent() -> None:

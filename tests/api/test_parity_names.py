@@ -77,28 +77,9 @@ INTERNAL = {
 }
 """Importable, but no documented module (tier T of A.1)."""
 
-OBSERVE = "observe, filters and local dispatch are not built yet"
 AT_ROOT = "there, but the root does not export it yet"
 
-PENDING: dict[str, dict[str, str]] = {
-    ROOT: {
-        "Caller": OBSERVE,
-        "Capture": OBSERVE,
-        "Filter": OBSERVE,
-        "InvocationContext": OBSERVE,
-        "ObserveHooks": OBSERVE,
-        "ObserveRejection": OBSERVE,
-        "ObserveSource": OBSERVE,
-        "Observed": OBSERVE,
-        "Observer": OBSERVE,
-        "ObserverHandle": OBSERVE,
-        "ObserverOptions": OBSERVE,
-        "ObserverState": OBSERVE,
-        "Target": OBSERVE,
-        "current_invocation": OBSERVE,
-    },
-    "iii.errors": {"ObserveRejection": OBSERVE},
-}
+PENDING: dict[str, dict[str, str]] = {}
 
 ELSEWHERE = {"MiddlewareFunctionInput": "iii_anyio.worker_connection_manager"}
 """Where ours is compared while the module that has upstream's name is without it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -12,6 +12,7 @@ from uuid import uuid4
 import anyio
 from anyio import create_task_group
 
+from iii_anyio._wire.connect import websocket_connector
 from iii_anyio.abc import Connector, Wire
 from iii_anyio.devengine import Engine
 from iii_anyio.errors import LinkClosed
@@ -88,6 +89,9 @@ async def replay(engine: Engine, *recordings: list[Entry]) -> list[str]:
                         await peer.wait_bound()
                     tasks.start_soon(request, engine, entry.message["text"])
                     continue
+                if entry.direction == "otel":
+                    await _export(engine, entry.message["text"])
+                    continue
                 if entry.conn not in peers:
                     wire = await stack.enter_async_context(engine.connector()())
                     peers[entry.conn] = _Peer(wire)
@@ -104,6 +108,13 @@ async def replay(engine: Engine, *recordings: list[Entry]) -> list[str]:
                     await peer.wait_bound()
                 found += [f"{entries[-1].where} conn {conn}: {_kind(message)} is added" for message in peer.received]
     return found
+
+
+async def _export(engine: Engine, frame: str) -> None:
+    """Send a telemetry frame, and wait until it is read."""
+    async with websocket_connector(f"{engine.url}/otel")() as wire:
+        await wire.send_binary([frame.encode()])
+    await anyio.wait_all_tasks_blocked()
 
 
 async def _say(peer: _Peer, message: dict[str, Any], ids: Ids) -> None:
@@ -189,6 +200,11 @@ class _Tapped:
         except LinkClosed as exc:
             self._is_lost = exc.code == 1006
             raise
+
+    has_rest = False
+
+    def send_now(self, take: Callable[[], Sequence[bytes]]) -> bool:
+        return False
 
     async def send(self, batch: Sequence[bytes]) -> None:
         self._texts += [json.loads(text) for text in batch]

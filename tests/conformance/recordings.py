@@ -49,7 +49,7 @@ class Entry:
     conn: int
     direction: str
     message: dict[str, Any]
-    """As in ``Texts``; of an HTTP request its text."""
+    """As in ``Texts``; of an HTTP request and of a telemetry frame its text."""
 
 
 def load(name: str) -> list[Entry]:
@@ -60,6 +60,8 @@ def load(name: str) -> list[Entry]:
         where = f"{name}:{number}"
         if "http" in fields:
             entries.append(Entry(where, 0, "http", {"type": "http", "text": fields["http"]}))
+        elif "otel" in fields:
+            entries.append(Entry(where, 0, "otel", {"type": "otel", "text": fields["otel"]}))
         else:
             message = fields["text"] if "text" in fields else {"type": "close", "code": fields["close"]}
             entries.append(Entry(where, fields["conn"], fields["dir"], message))

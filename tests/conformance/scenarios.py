@@ -138,7 +138,7 @@ async def namespace(tap: Tap) -> None:
         assert await blue.trigger_async("rec::ns", {}) == "blue"
         key = {"scope": "a", "key": "b"}
         await fails(blue, "function_not_found", "state::get", key)
-        await fails(blue, "function_not_found", "state::get", key, namespace="default")
+        assert await blue.trigger_async("state::get", key, namespace="default") is None
 
 
 async def conflict(tap: Tap) -> None:
@@ -206,6 +206,13 @@ async def reconnect(tap: Tap) -> None:
         assert await iii.trigger_async("rec::rc", {}) == 1
 
 
+async def otel(tap: Tap) -> None:
+    async with worker(tap, 1, "rec-otel") as iii:
+        await iii.wait_ready()
+        iii.register_function("rec::o", lambda _data: 1)
+        assert await iii.trigger_async("rec::o", {}) == 1
+
+
 SCENARIOS: dict[str, Callable[[Tap], Awaitable[None]]] = {
     "invoke": invoke,
     "http": http,
@@ -213,4 +220,5 @@ SCENARIOS: dict[str, Callable[[Tap], Awaitable[None]]] = {
     "conflict": conflict,
     "trigger-type": trigger_type,
     "reconnect": reconnect,
+    "otel": otel,
 }

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 from anyio import fail_after
 
+from iii_anyio import InitOptions, open_worker
 from iii_anyio.devengine import open_engine
 from tests.conformance.playing import Tap, replay
 from tests.conformance.recordings import compare_clients, load, said, unexplained
@@ -26,6 +27,7 @@ RECORDINGS: Final = {
     "conflict": ["conflict"],
     "trigger-type": ["trigger-type"],
     "reconnect": ["reconnect-1", "reconnect-2"],
+    "otel": ["otel"],
 }
 NEXT: Final = 10
 """What the numbers of connections grow by from one recording to the next."""
@@ -34,42 +36,39 @@ NEXT: Final = 10
 
 NOT_HERE: Final = "this engine has no such built-in"
 ITS_OWN: Final = "a fact about this engine"
+QUEUES: Final = "queues work out of the box; the recorded engine had none (Q-1, Q-2)"
 
 ENGINE: Final[dict[str, dict[str, str]]] = {
     "invoke": {
-        "invoke:38/result/functions/configuration::* is missing": NOT_HERE,
-        "invoke:38/result/functions/publish is missing": NOT_HERE,
-        "invoke:38/result/functions/state::* is missing": NOT_HERE,
-        "invoke:38/result/functions/stream::* is missing": NOT_HERE,
-        "invoke:40/result/workers/configuration is missing": NOT_HERE,
-        "invoke:40/result/workers/iii-cron is missing": NOT_HERE,
-        "invoke:40/result/workers/iii-http-functions is missing": NOT_HERE,
-        "invoke:40/result/workers/iii-pubsub is missing": NOT_HERE,
-        "invoke:40/result/workers/iii-state is missing": NOT_HERE,
-        "invoke:40/result/workers/iii-stream is missing": NOT_HERE,
+        "invoke:38/result/functions/stream::*/description is added": ITS_OWN,
         "invoke:40/result/workers/iii-telemetry is missing": NOT_HERE,
         "invoke:40/result/workers/iii-worker-manager#1 is missing": "there is one listener",
+        "invoke:38/result/functions/configuration::*/description is added": ITS_OWN,
+        "invoke:38/result/functions/state::*/description is added": ITS_OWN,
         "invoke:40/result/workers/iii-*/description: *": ITS_OWN,
         "invoke:40/result/workers/iii-*/version: *": ITS_OWN,
+        "invoke:40/result/workers/configuration/description: *": ITS_OWN,
+        "invoke:40/result/workers/configuration/version: *": ITS_OWN,
+        "invoke:42/result/triggers/configuration/description: *": ITS_OWN,
+        "invoke:38/result/functions/publish/description is added": ITS_OWN,
         "invoke:40/result/workers/iii-http/function_count: 0, not 1": "no function reloads its configuration",
-        "invoke:40/result/workers/iii-observability/function_count: *": "logs and baggage only",
-        "invoke:42/result/triggers/configuration is missing": NOT_HERE,
-        "invoke:42/result/triggers/cron is missing": NOT_HERE,
-        "invoke:42/result/triggers/log is missing": NOT_HERE,
-        "invoke:42/result/triggers/state is missing": NOT_HERE,
-        "invoke:42/result/triggers/stream* is missing": NOT_HERE,
-        "invoke:42/result/triggers/subscribe is missing": NOT_HERE,
-        "invoke:42/result/triggers/trace is missing": NOT_HERE,
+        "invoke:40/result/workers/iii-cron/function_count: 0, not 1": "no function reloads its configuration",
+        "invoke:40/result/workers/iii-pubsub/function_count: 1, not 2": "no function reloads its configuration",
+        "invoke:40/result/workers/iii-observability/function_count: *": "no configuration entry, no pages of a console",
+        "invoke:33/error/message: *": QUEUES,
+        "invoke:38/result/functions/engine::queue::* is added": QUEUES,
+        "invoke:38/result/functions/iii::* is added": QUEUES,
+        "invoke:38/result/functions/queue::define is added": QUEUES,
+        "invoke:40/result/workers/iii-queue is added": QUEUES,
+        "invoke:42/result/triggers/durable:subscriber is added": QUEUES,
         "invoke:47 invocationresult rec::add invalid_message is added": "what cannot be read is answered, not dropped",
     },
     "http": {},
-    "namespace": {
-        "namespace:17/error/message: *": "state::get is in no namespace",
-        "namespace:19/error is added": NOT_HERE,
-    },
+    "namespace": {},
     "conflict": {},
     "trigger-type": {},
     "reconnect": {},
+    "otel": {},
 }
 
 
@@ -77,9 +76,26 @@ ENGINE: Final[dict[str, dict[str, str]]] = {
 async def test_the_engine_answers_the_official_sdk_as_the_real_one_did(name: str) -> None:
     """Protocol §5 to §9."""
     with fail_after(10):
-        async with open_engine(port=None, http_port=0) as engine:
+        async with open_engine(port=0 if name == "otel" else None, http_port=0) as engine:
             found = await replay(engine, *map(load, RECORDINGS[name]))
     assert unexplained(found, ENGINE[name]) == []
+
+
+async def test_the_engine_keeps_the_recorded_telemetry() -> None:
+    """OB-1, OB-4, §15."""
+    with fail_after(10):
+        async with (
+            open_engine(port=0, http_port=None) as engine,
+            open_worker(connector=engine.connector(), options=InitOptions(worker_name="reader")) as iii,
+        ):
+            await replay(engine, load("otel"))
+            (log,) = (await iii.trigger_async("engine::logs::list", {}))["logs"]
+            (root,) = (await iii.trigger_async("engine::traces::tree", {"trace_id": log["trace_id"]}))["roots"]
+    assert (log["body"], log["service_name"], log["severity_text"]) == ("hello", "rec", "INFO")
+    assert log["attributes"] == {"service.name": "", "log.data": {"a": 1}}
+    assert (root["span_id"], root["name"], root["status"]) == (log["span_id"], "execute rec::o", "ok")
+    assert [event["name"] for event in root["events"]] == ["iii.invocation.input", "iii.invocation.output"]
+    assert root["events"][1]["attributes"][1:] == [["iii.payload.truncated", "false"], ["iii.payload.ok", "true"]]
 
 
 # -- the worker ------------------------------------------------------------------------------------------------------
@@ -94,7 +110,6 @@ ENDS_LATER: Final = "the recording ends before"
 COMMON: Final = {
     "conn * engine::workers::register #1/action is missing": ANSWERED,
     "conn * engine::workers::register #1/invocation_id is added": ANSWERED,
-    "conn * engine::workers::register #1/data/features has 1 items, not 3": "neither observe nor local dispatch yet",
     "conn * engine::workers::register #1/data/telemetry/framework: *": "another SDK",
     "conn * engine::workers::register #1/data/version: *": "another SDK",
 }
@@ -115,6 +130,7 @@ WORKER: Final[dict[str, dict[str, str]]] = {
     },
     "trigger-type": {},
     "reconnect": {"conn 1 * engine::workers::register #2 is added": CONFIRMED},
+    "otel": {"conn 1 invocationresult rec::o #1/traceparent is missing": "it makes no spans unless told to"},
 }
 
 

@@ -65,7 +65,7 @@ class Target:
                 return
             port = None if self.kind == "direct" else 0
             options = http if isinstance(http, HttpOptions) else None
-            async with open_engine(port=port, http_port=0 if http else None, http=options) as engine:
+            async with open_engine(port=port, http_port=0 if http else None, stream_port=None, http=options) as engine:
                 yield EngineUnderTest(engine, engine.url, engine.http_url)
 
     def skip_outside(self, reason: str) -> None:

@@ -291,35 +291,12 @@ async def test_void_calls_that_fail_fail_in_silence(target: Target) -> None:
         assert await caller.trigger_async(engine.id("echo"), 1) == 1
 
 
-async def test_a_job_for_a_queue_is_refused_while_there_is_no_queue_provider(target: Target) -> None:
+async def test_a_job_for_a_queue_that_nobody_defined_is_refused(target: Target) -> None:
     """P-122."""
     async with target.open() as engine, engine.worker() as iii:
-        await iii.wait_ready()
-        if await engine.has_function(iii, "engine::queue::enqueue"):
-            target.skip_outside("it has a queue provider")
         with pytest.raises(InvocationError) as caught:
-            await iii.trigger_async(engine.id("job"), {}, action=TriggerAction.Enqueue(queue="q"))
+            await iii.trigger_async(engine.id("job"), {}, action=TriggerAction.Enqueue(queue=engine.id("q")))
         assert caught.value.code == "enqueue_error"
-
-
-async def test_a_job_for_a_queue_goes_to_the_queue_provider_and_its_caller_gets_a_receipt(target: Target) -> None:
-    """P-122, §7.4, G-22."""
-    target.skip_outside("the provider's id is the same for everybody")
-    async with (
-        target.open() as engine,
-        engine.worker("queue") as provider,
-        engine.worker("caller", namespace="n") as iii,
-    ):
-        jobs: list[Any] = []
-        provider.register_function("engine::queue::enqueue", jobs.append)
-        await provider.wait_ready()
-        enqueue = TriggerAction.Enqueue(queue="q1")
-        answer = await iii.trigger_async(engine.id("job"), {"x": 1}, action=enqueue, metadata={"m": 1})
-        (job,) = jobs
-        assert answer == {"messageReceiptId": job["messageReceiptId"]}
-        assert (job["queue"], job["function_id"], job["data"]) == ("q1", engine.id("job"), {"x": 1})
-        assert job["namespace"] == "n"
-        assert "metadata" not in job
 
 
 # -- time ------------------------------------------------------------------------------------------------------------

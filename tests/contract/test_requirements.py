@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.requirements import REQUIREMENTS
 
-ID = re.compile(r"\b[A-Z]-\d+\b|§\d+(?:\.\d+)?")
+ID = re.compile(r"\b[A-Z]{1,2}-\d+\b|§\d+(?:\.\d+)?")
 HERE = Path(__file__)
 
 

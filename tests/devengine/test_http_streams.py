@@ -73,6 +73,11 @@ async def test_request_body_carries_the_raw_bytes_whatever_the_body_is(kind: str
         assert answer.json() == [text, {"a": [2], "b": 1}]
         answer = await place.client.post("/h", data={"a": "1 2"})
         assert answer.json() == ["a=1+2", None]
+        answer = await place.client.post("/h", files={"report": ("a.txt", b"text", "text/plain")}, data={"n": "1"})
+        raw, body = answer.json()
+        assert body is None
+        assert 'name="report"; filename="a.txt"' in raw
+        assert 'name="n"' in raw
         answer = await place.client.post("/h")
         assert answer.json() == ["", None]
 

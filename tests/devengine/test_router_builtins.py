@@ -126,7 +126,7 @@ def test_built_in_functions_live_in_default_only(hub: Hub) -> None:
 def test_every_built_in_function_wants_an_object(hub: Hub, worker: Peer) -> None:
     """C-2, P-132."""
     ids = [function.id for function in hub.router.functions if function.builtin is not None]
-    assert len(ids) == 20
+    assert len(ids) == 32
     for function_id in ids:
         error = worker.refusal(function_id, 7)
         assert error["code"] == "deserialization_error"

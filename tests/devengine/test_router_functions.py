@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from iii_anyio._protocol.messages import RegisterFunction
+from iii_anyio.devengine._builtin import Deferred
+from iii_anyio.errors import InvocationError
 from tests.devengine.peers import Hub
 
 
@@ -126,13 +129,103 @@ def test_an_in_process_worker_may_take_over_a_function_of_the_engine(hub: Hub) -
     assert caller.ask("engine::log::info", {"message": "m"}) is None
 
 
-def test_an_external_http_function_is_listed_and_cannot_be_called_yet(hub: Hub) -> None:
-    """§10: this engine has no HTTP client."""
-    worker = hub.join("w")
-    worker.function("remote", invocation={"url": "https://example.com/fn", "method": "PUT", "headers": {"a": "b"}})
+REMOTE = {"url": "https://example.com/fn", "method": "PUT", "headers": {"a": "b"}}
+
+
+class Remotes:
+    """Takes the place of the built-in worker that calls URLs: every call is left open."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.invocations: list[Any] = []
+        self.calls: list[tuple[Any, Deferred]] = []
+        hub.router.functions.open_endpoint = self.open
+
+    def open(self, message: RegisterFunction) -> Remotes | None:
+        self.invocations.append(message.invocation)
+        assert message.invocation is not None
+        return None if "refused" in message.invocation["url"] else self
+
+    def __call__(self, data: object) -> Deferred:
+        self.calls.append((data, Deferred()))
+        return self.calls[-1][1]
+
+
+def test_an_external_http_function_is_listed_and_called_by_whoever_can(hub: Hub) -> None:
+    """§10, X-2, X-20, P-120."""
+    remotes = Remotes(hub)
+    worker, caller = hub.join("w"), hub.join("c")
+    worker.function("remote", invocation=REMOTE)
     assert worker.ask("engine::functions::info", {"function_id": "remote"})["worker_name"] == "w"
-    assert worker.refusal("remote")["code"] == "http_request_failed"
     assert hub.router.fire_functions_available()
+    outcomes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"result": [1]}, {"result": [1]}),
+        ({}, {}),
+        ({"error": InvocationError("c", "m")}, {"error": {"code": "c", "message": "m"}}),
+    ]
+    for outcome, answer in outcomes:
+        invocation_id = caller.invoke("remote", {"a": 1})
+        data, deferred = remotes.calls[-1]
+        assert data == {"a": 1, "_caller_worker_id": caller.worker_id}
+        assert caller.take() == []
+        hub.router.settle(deferred, **outcome)
+        expected = {"type": "invocationresult", "invocation_id": invocation_id, "function_id": "remote", **answer}
+        assert caller.take() == [expected]
+    assert worker.take() == []
+    worker.send({"type": "unregisterfunction", "id": "remote"})
+    assert caller.refusal("remote")["code"] == "function_not_found"
+    assert "invocations=0" in repr(hub.router)
+
+
+def test_an_http_function_that_is_refused_is_not_registered_and_nobody_is_told(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    """X-17, X-18: without the built-in worker every one is."""
+    worker = hub.join("w")
+    assert worker.function("remote", invocation=REMOTE) == []
+    assert worker.refusal("remote")["code"] == "function_not_found"
+    assert "iii-http-functions does not run" in caplog.text
+    Remotes(hub)
+    assert worker.function("remote", invocation={"url": "refused"}) == []
+    assert worker.refusal("remote")["code"] == "function_not_found"
+
+
+def test_a_void_call_of_an_http_function_is_not_answered(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    """P-121."""
+    remotes = Remotes(hub)
+    worker = hub.join("w")
+    worker.function("remote", invocation=REMOTE)
+    worker.invoke("remote", 1, action={"type": "void"})
+    hub.router.settle(remotes.calls[0][1], error=InvocationError("c", "why not"))
+    assert worker.take() == []
+    assert "why not" in caplog.text
+    assert "invocations=0" in repr(hub.router)
+
+
+def test_an_http_call_ends_without_its_caller_and_without_its_owner(hub: Hub) -> None:
+    """§7.5: it runs to its end."""
+    remotes = Remotes(hub)
+    owner, caller, other = hub.join("w"), hub.join("c"), hub.join("o")
+    owner.function("remote", invocation=REMOTE)
+    caller.invoke("remote", 1)
+    other.invoke("remote", 2)
+    caller.leave()
+    owner.leave()
+    for _data, deferred in remotes.calls:
+        hub.router.settle(deferred, "late")
+    assert other.take_one()["result"] == "late"
+    assert "invocations=0" in repr(hub.router)
+
+
+def test_the_engines_own_triggers_call_http_functions(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    """X-21."""
+    remotes = Remotes(hub)
+    worker = hub.join("w")
+    worker.function("remote", invocation=REMOTE)
+    worker.trigger("t", "engine::workers-available", "remote")
+    hub.join("other")
+    assert remotes.calls[0][0]["event"] == "worker_connected"
+    hub.router.settle(remotes.calls[0][1], error=InvocationError("c", "why not"))
+    assert "why not" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,7 @@ def test_an_undecodable_frame_is_logged_with_its_worker_and_the_connection_lives
 @pytest.mark.parametrize(
     ("message", "kind"),
     [
-        ({"type": "observe", "id": "o"}, "does not know type 'observe'"),
+        ({"type": "later", "id": "o"}, "does not know type 'later'"),
         ({"type": "workerregistered", "worker_id": "x"}, "only sends type 'workerregistered'"),
     ],
 )

@@ -385,12 +385,12 @@ def test_the_row_of_an_in_process_worker(hub: Hub, peer: Peer, state: Peer) -> N
 
 def test_the_engines_own_workers_are_listed_once(hub: Hub, peer: Peer) -> None:
     """E-26: also when one of them connects."""
-    hub.join("iii-observability", in_process=True).function("engine::logs::list")
+    hub.join("iii-observability", in_process=True).function("iii-observability::more")
     rows = {row["name"]: row for row in peer.ask(WORKERS, {"runtime": "engine"})["workers"]}
     assert len(rows) == 3
     assert {name: row["function_count"] for name, row in rows.items()} == {
         "iii-engine-functions": 12,
-        "iii-observability": 9,
+        "iii-observability": 21,
         "iii-worker-manager": 0,
     }
     assert rows["iii-engine-functions"]["connected_at_ms"] == hub.router.started_at_ms

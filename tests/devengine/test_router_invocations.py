@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from iii_anyio.devengine._builtin import Deferred
+from iii_anyio.errors import InvocationError
 from tests.devengine.peers import Hub, Peer, limit_messages, make_uuid
 
 VOID = {"action": {"type": "void"}}
@@ -467,11 +469,21 @@ def test_an_enqueue_of_a_lost_caller_is_forgotten(hub: Hub, caller: Peer, queue:
     assert "invocations=0" in repr(hub.router)
 
 
-def test_a_queue_provider_that_is_an_http_function_is_an_enqueue_error(hub: Hub, caller: Peer) -> None:
+def test_a_queue_provider_may_be_an_http_function(hub: Hub, caller: Peer) -> None:
+    jobs: list[Any] = []
+    outcome = Deferred()
+
+    def call(job: object) -> Deferred:
+        jobs.append(job)
+        return outcome
+
+    hub.router.functions.open_endpoint = lambda _message: call
     hub.join("queue").function("engine::queue::enqueue", invocation={"url": "https://example.com"})
-    error = caller.refusal("jobs::do", 1, **ENQUEUE)
-    assert error["code"] == "enqueue_error"
-    assert error["message"].startswith("function_not_invokable: ")
+    caller.invoke("jobs::do", 1, **ENQUEUE)
+    hub.router.settle(outcome, error=InvocationError("full", "m"))
+    error = caller.take_one()["error"]
+    assert (error["code"], error["message"]) == ("enqueue_error", "full: m")
+    assert jobs[0]["function_id"] == "jobs::do"
 
 
 # -- what cannot be decoded --------------------------------------------------------------------------------------

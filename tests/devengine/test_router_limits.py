@@ -44,6 +44,52 @@ def test_a_connection_that_never_says_who_it_is_may_hold_so_many_bytes() -> None
     assert worker.session.phase is Phase.CLOSING
 
 
+@pytest.mark.parametrize("kind", ["functions", "triggers", "types", "services"])
+def test_a_connection_may_have_so_many_registrations(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    hub = Hub(max_registrations=3)
+    worker = hub.join("greedy")
+
+    def register(number: int) -> None:
+        if kind == "functions":
+            worker.function(f"f{number}")
+        elif kind == "triggers":
+            worker.trigger(f"t{number}", "engine::functions-available")
+        elif kind == "types":
+            worker.trigger_type(f"t{number}")
+        else:
+            worker.send({"type": "registerservice", "id": f"s{number}"})
+
+    for number in (0, 1, 2, 2, 2):  # again is not more
+        register(number)
+    assert worker.session.is_live
+    register(3)
+    assert worker.session.close == (1008, "too many registrations")
+    assert "'greedy'" in caplog.text
+    assert hub.router.functions.get("default", "f0") is None
+
+
+def test_a_connection_with_too_many_held_registrations_ends_once() -> None:
+    hub = Hub(max_registrations=2)
+    worker = hub.open()
+    for number in range(9):
+        worker.function(f"f{number}")
+    worker.invoke(REGISTER, {"name": "greedy"})
+    left = [payload for _, payload in hub.events if payload["event"] == "worker_disconnected"]
+    assert left == [{"event": "worker_disconnected", "worker_id": worker.worker_id}]
+    assert hub.router.functions.get("default", "f0") is None
+
+
+def test_a_connection_may_take_so_many_names() -> None:
+    """It keeps all of them (§6.2). One too many is free for others."""
+    hub = Hub()
+    worker = hub.join("name 0")
+    for number in range(1, 100):
+        assert worker.ask(REGISTER, {"name": f"name {number}"}) == {"success": True}
+    assert worker.refusal(REGISTER, {"name": "name 100"})["code"] == "INVALID_ARGUMENTS"
+    assert worker.ask(REGISTER, {"name": "name 7"}) == {"success": True}
+    hub.join("name 100")
+
+
 def test_a_worker_that_does_not_read_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     """§3.4: it must not make the engine keep everything for it; the rest is served."""
     hub = Hub(max_outgoing=5000)

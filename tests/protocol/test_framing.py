@@ -221,10 +221,40 @@ def test_binary_messages_are_sent_as_binary_frames() -> None:
     ]
 
 
-def test_text_is_not_checked_for_utf_8_here() -> None:
-    """The JSON decoder does it; channels do it where they make str."""
+NOT_UTF_8 = [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc3" + bytes(70_000)]  # a half, a surrogate, a long frame
+
+
+@pytest.mark.parametrize("to_client", [False, True], ids=["engine", "worker"])
+@pytest.mark.parametrize("payload", NOT_UTF_8, ids=["byte", "half", "surrogate", "long"])
+def test_text_that_is_not_utf_8_fails_the_connection_with_1007(payload: bytes, to_client: bool) -> None:
+    receiver = Framing(is_client=to_client)
+    good = frame(Opcode.TEXT, "ä".encode(), to_client=to_client)
+    bad = frame(Opcode.TEXT, payload, to_client=to_client)
+    assert receiver.receive(good + bad + good) == ["ä".encode()]  # what came before counts
+    assert receiver.closed == (1007, "text is not UTF-8")
+    assert receiver.data_to_send() != []
+    assert receiver.receive(good) == []
+
+
+def test_text_in_fragments_is_checked_as_a_whole() -> None:
     receiver = Framing(is_client=True)
-    assert receiver.receive(frame(Opcode.TEXT, b"\xff", to_client=True)) == [b"\xff"]
+    first, second = "ä".encode()[:1], "ä".encode()[1:]
+
+    def fragments(*parts: bytes) -> bytes:
+        last = len(parts) - 1
+        return b"".join(
+            Frame(Opcode.CONT if index else Opcode.TEXT, part, index == last).serialize(mask=False)
+            for index, part in enumerate(parts)
+        )
+
+    assert receiver.receive(fragments(first, second)) == ["ä".encode()]
+    assert receiver.receive(fragments(first, b"") + fragments(b"later")) == []
+    assert receiver.closed == (1007, "text is not UTF-8")
+
+
+def test_binary_messages_may_hold_any_bytes() -> None:
+    receiver = Framing(is_client=True)
+    assert receiver.receive(frame(Opcode.BINARY, b"\xff", to_client=True)) == [b"\xff"]
     assert receiver.closed is None
 
 
@@ -240,8 +270,9 @@ def conversations(draw: st.DrawFn) -> list[Frame]:
     frames: list[Frame] = []
     for _ in range(draw(st.integers(0, 6))):
         frames += draw(st.lists(controls, max_size=2))
-        parts = draw(st.lists(st.binary(max_size=200), min_size=1, max_size=4))
         opcode = draw(data_opcodes)
+        payloads = st.binary(max_size=200) if opcode is Opcode.BINARY else st.text(max_size=100).map(str.encode)
+        parts = draw(st.lists(payloads, min_size=1, max_size=4))
         for index, part in enumerate(parts):
             frames.append(Frame(opcode if index == 0 else Opcode.CONT, part, index == len(parts) - 1))
             if index < len(parts) - 1:

@@ -886,7 +886,7 @@ def test_what_a_worker_need_not_know_is_ignored(worker: WorkerSession) -> None:
     """P-10."""
     link, script = join(worker)
     script.say("pong")
-    script.say("functionregistered", function_id="f", revision=1)
+    script.say("later", id="f")
     script.say("workerregistered", worker_id="w-1", reattach_token="t-1", motd="hello")
     link.carry()
     assert link.acted == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -47,6 +47,11 @@ class ScriptedWire:
         await checkpoint()
         texts, self._inbox = self._inbox, []
         return texts
+
+    has_rest = False
+
+    def send_now(self, take: Callable[[], Sequence[bytes]]) -> bool:
+        return False
 
     async def send(self, batch: Sequence[bytes]) -> None:
         await self.gate.wait()

@@ -75,6 +75,8 @@ async def test_the_handler_sees_the_request_and_accepts_it() -> None:
     assert connection.headers["x-twice"] == "b"
     assert connection.headers["host"] == "whatever.example"
     assert connection.peer == "127.0.0.1"
+    assert connection.address.startswith("127.0.0.1:")
+    assert connection.address.removeprefix("127.0.0.1:").isdecimal()
     assert header(head, "sec-websocket-accept") == accept_key(KEY)
     assert repr(connection) == "<Accepted /ws/channels/C%20D from 127.0.0.1>", "the query may hold a key"
 

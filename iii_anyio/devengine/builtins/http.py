@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import uuid4
 
 from anyio import create_task_group, current_time, move_on_after, sleep_forever
 
-from ..._runtime.context import Invocation, current
-from ...errors import MAX_MESSAGE_BYTES, EncodeError, InvocationError, InvocationTimeoutError
+from ...errors import EncodeError, InvocationError, InvocationTimeoutError
 from ...trigger import TriggerConfig, TriggerHandler
 from .._asgi_server import serve_asgi
 from .._http_messages import (
@@ -50,8 +49,10 @@ from .._http_messages import (
     timed_out,
     with_cors,
 )
+from .._http_options import GlobalMiddleware, HttpOptions, read_options
 from .._http_streams import RequestBody, RequestChannels, ResponseChannel, send_stream
 from .._routes import Match, Route, RouteTable
+from .._tracing import traced
 
 if TYPE_CHECKING:
     from ...abc import Invoker
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from .._asgi_server import Receive, Scope, Send
     from .._channels import Channels
     from .._services import Host
+    from .._telemetry import Telemetry
 
 __all__ = ("CorsOptions", "GlobalMiddleware", "HttpOptions", "HttpTrigger", "serve_http")
 
@@ -67,32 +69,6 @@ logger: Final = logging.getLogger("iii_anyio.devengine.http")
 HTTP_TRIGGER_TYPE: Final = {"id": "http", "description": "HTTP API trigger"}
 
 CreateChannel: TypeAlias = Callable[[], tuple[ChannelRef, ChannelRef]]
-
-
-@dataclass
-class GlobalMiddleware:
-    """A function called before every routed request, in the route's namespace (H-35)."""
-
-    function_id: str
-    phase: str = "preHandler"
-    """Entries of any other phase never run (H-4)."""
-    priority: int = 0
-    """Lower runs first."""
-
-
-@dataclass
-class HttpOptions:
-    """How the HTTP listener behaves. Seconds and bytes."""
-
-    default_timeout: float = 30.0
-    """For a whole request, until its response is decided."""
-    cors: CorsOptions | None = None
-    """``None`` allows every origin (H-55)."""
-    middleware: list[GlobalMiddleware] = field(default_factory=list[GlobalMiddleware])
-    max_body: int = MAX_MESSAGE_BYTES
-    """A larger JSON body is answered 413. Other bodies are not collected and have no limit."""
-    concurrency_limit: int = 1024
-    """One more request is answered 503. Upstream's key of the same meaning has no effect (H-50)."""
 
 
 class HttpTrigger(TriggerHandler[Any]):
@@ -105,6 +81,7 @@ class HttpTrigger(TriggerHandler[Any]):
             ``request_body`` and ``response``. By default ends that nobody serves.
         channels: Serves what ``create_channel`` makes. Without it bodies that are no JSON are passed over, and
             responses cannot be streamed.
+        telemetry: Gets a span for every routed request, the root of its trace.
     """
 
     def __init__(
@@ -114,6 +91,7 @@ class HttpTrigger(TriggerHandler[Any]):
         options: HttpOptions | None = None,
         create_channel: CreateChannel | None = None,
         channels: Channels | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         options = options if options is not None else HttpOptions()
         if not 0 < options.default_timeout < math.inf:
@@ -124,6 +102,7 @@ class HttpTrigger(TriggerHandler[Any]):
         self._options = options
         self._create_channel = create_channel if create_channel is not None else _unserved_channel
         self._channels = channels
+        self._telemetry = telemetry
         self._table = RouteTable()
         self._active = 0
         self._hinted: set[str] = set()  # triggers whose results were reported as no responses
@@ -187,7 +166,9 @@ class HttpTrigger(TriggerHandler[Any]):
             match None if method == "OPTIONS" else self._table.match(method, path):
                 case Match() as found if self._active <= self._options.concurrency_limit:
                     exchange = _Exchange(self, found, scope, receive)
+                    started_ns = time.time_ns()
                     response = await exchange.run(send, cors_headers(self._options.cors, origin))
+                    self._keep_span(exchange, started_ns, response)
                 case Match():
                     response = overloaded()
                 case None:
@@ -208,6 +189,20 @@ class HttpTrigger(TriggerHandler[Any]):
                 (current_time() - start) * 1000,
                 "-" if exchange is None else _printable(exchange.route.function_id),
             )  # fmt: skip
+
+    def _keep_span(self, exchange: _Exchange, started_ns: int, response: Response | None) -> None:
+        if self._telemetry is None:
+            return
+        route = exchange.route
+        name = f"{route.method} /{route.api_path.lstrip('/')}"
+        attributes = [["http.request.method", route.method], ["http.route", route.api_path]]
+        error = "the client left" if response is None else None
+        if response is not None:
+            attributes.append(["http.response.status_code", str(response.status)])
+            error = f"status {response.status}" if response.status >= 500 else None
+        self._telemetry.add_request(
+            exchange.traceparent, exchange.inbound_traceparent, name, started_ns, attributes, error
+        )
 
     def report(self, response: Response, exchange: _Exchange | None) -> None:
         """Log what of a function's answer is not sent."""
@@ -271,9 +266,20 @@ _CALL_SLACK_MS: Final = 5000
 
 
 @asynccontextmanager
-async def serve_http(iii: Worker, host: Host, _config: Mapping[str, Any]) -> AsyncGenerator[HttpTrigger]:
-    """Run the built-in ``iii-http``: the trigger type, and the server of its routes."""
-    trigger = HttpTrigger(iii, options=host.http, create_channel=host.router.create_channel, channels=host.channels)
+async def serve_http(iii: Worker, host: Host, config: Mapping[str, Any]) -> AsyncGenerator[HttpTrigger]:
+    """Run the built-in ``iii-http``: the trigger type, and the server of its routes.
+
+    The configuration is checked in any case; options given to the engine in code take its place.
+    """
+    configured = read_options(config)
+    options = host.http if host.http is not None else configured
+    trigger = HttpTrigger(
+        iii,
+        options=options,
+        create_channel=host.router.create_channel,
+        channels=host.channels,
+        telemetry=host.router.telemetry,
+    )
     iii.register_trigger_type(HTTP_TRIGGER_TYPE, trigger)
     async with create_task_group() as server:
         if host.http_socket is not None:
@@ -298,6 +304,8 @@ class _Exchange:
         self._body.announce(headers.get("content-length", ""))
         self._request_body, self._response, self._channels = trigger.create_channels()
         self._deadline = math.inf
+        self.inbound_traceparent = headers.get("traceparent", "").strip()
+        self.traceparent = request_traceparent(headers)
 
     async def run(self, send: Send, cors: list[tuple[bytes, bytes]]) -> Response | None:
         """Decide the response within ``default_timeout`` (H-44); None when the client left before (H-52).
@@ -312,7 +320,7 @@ class _Exchange:
                 async with create_task_group() as group:
                     await self._channels.open()
                     group.start_soon(self._body.read, group.cancel_scope.cancel, self._channels.body)
-                    with _trace(self._trigger, request_traceparent(self._head.headers)):
+                    with traced(self._trigger, self.traceparent):
                         response = await self._answer()
                     self._channels.forget()
                     if response.is_streamed:
@@ -446,16 +454,6 @@ async def _send_response(send: Send, method: str, response: Response, cors: list
         await send({"type": "http.response.body", "body": body})
     except OSError as error:  # how ASGI says that the client has left
         logger.debug("a response was not sent: %r", error)
-
-
-@contextmanager
-def _trace(owner: object, traceparent: str) -> Generator[None]:
-    """Have the calls made inside carry this ``traceparent``: the worker takes it from the running invocation."""
-    token = current.set(Invocation(owner, "", None, None, traceparent, None))
-    try:
-        yield
-    finally:
-        current.reset(token)
 
 
 def _unserved_channel() -> tuple[ChannelRef, ChannelRef]:

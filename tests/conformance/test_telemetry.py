@@ -1,0 +1,64 @@
+"""The official ``iii-sdk`` exports its telemetry to the embedded engine, and one trace goes through both."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from anyio import fail_after
+
+from iii_anyio import InitOptions, open_worker
+from iii_anyio.devengine import open_engine
+from tests.heard import Heard
+
+pytest.importorskip("iii")
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)]
+
+PROGRAM = Path(__file__).with_name("official_exporter.py")
+
+
+def names(nodes: list[dict[str, Any]]) -> list[Any]:
+    return [[node["name"], *names(node["children"])] for node in nodes]
+
+
+async def test_a_request_through_the_official_sdk_is_one_tree(tmp_path: Path) -> None:
+    """OB-1, OB-4, §5.3, §7.6, §15: from the route over two functions to a built-in one, and the log belongs to it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("III_", "OTEL_"))}
+    with fail_after(30):
+        async with (
+            open_engine(port=0, http_port=0, stream_port=None) as engine,
+            open_worker(connector=engine.connector(), options=InitOptions(worker_name="reader")) as iii,
+            await anyio.open_process(
+                [sys.executable, "-W", "ignore", str(PROGRAM), engine.url],
+                env=environment | {"HOME": str(tmp_path)},
+                cwd=tmp_path,
+            ) as process,
+        ):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert await process.stdout.receive() == b"ready\n"
+            heard = Heard()
+            iii.register_function("on-trace", heard.hear)
+            iii.register_trigger("trace", "on-trace", {"service_name": "official"})
+            await iii.wait_ready()
+            async with httpx.AsyncClient(base_url=engine.http_url) as client:
+                response = await client.get("/first")
+            assert response.json() == "done"
+            trace_id = ""
+            roots: list[dict[str, Any]] = []
+            while not roots or "first" not in roots[0]["children"][0]["name"]:  # the outer spans end last
+                (trace_id,) = (await heard.take())["trace_ids"]
+                roots = (await iii.trigger_async("engine::traces::tree", {"trace_id": trace_id}))["roots"]
+            (log,) = (await iii.trigger_async("engine::logs::list", {"trace_id": trace_id}))["logs"]
+            await process.stdin.aclose()
+            assert await process.wait() == 0
+    assert names(roots) == [
+        ["GET /first", ["execute official::first", ["inner", ["execute official::second", ["call publish"]]]]]
+    ]
+    assert log["span_id"] == roots[0]["children"][0]["span_id"]
+    assert (log["body"], log["service_name"], log["attributes"]["log.data"]) == ("in the handler", "official", {"n": 1})
