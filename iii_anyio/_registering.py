@@ -149,7 +149,7 @@ class Registering(Decorators):
                 hints=self._hints,
             )
             if execution == "process":
-                binding = in_process(binding, supervisor.dispatcher.processes)
+                binding = in_process(binding, supervisor.dispatcher.processes, supervisor.dispatcher.instrument)
         for entry in middleware:
             check_middleware(entry)
         message = RegisterFunction(

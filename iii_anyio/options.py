@@ -125,7 +125,7 @@ class Limits:
 
 @dataclass
 class OtelConfig:
-    """What a worker tells of itself with OpenTelemetry. Fields up to ``engine_ws_headers`` are upstream's, in its order.
+    """What a worker tells of itself by OpenTelemetry. Fields up to ``engine_ws_headers`` are upstream's, in its order.
 
     What is left out comes from the environment, else from the default: ``OTEL_SERVICE_NAME``, ``SERVICE_VERSION``,
     ``SERVICE_NAMESPACE``, ``SERVICE_INSTANCE_ID``, ``OTEL_SPANS_FLUSH_INTERVAL_MS``, ``OTEL_LOGS_FLUSH_INTERVAL_MS``,

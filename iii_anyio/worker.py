@@ -325,7 +325,10 @@ async def run_worker(
     url = resolve_engine_url(address)
     namespace = resolve_namespace(options)
     with worker_name(options) as name:
-        project_name, connect, unmark = await to_thread.run_sync(_prepare, url, options, connector, name)
+        if connector is not None and options.telemetry is not None and options.telemetry.project_name is not None:
+            project_name, connect, unmark = None, connector, None  # nothing that may block
+        else:
+            project_name, connect, unmark = await to_thread.run_sync(_prepare, url, options, connector, name)
         try:
             supervisor = Supervisor(url, connect, options, identity(name, namespace, project_name, options))
             open_channel = _channels(url, options, connector)

@@ -55,7 +55,7 @@ RULES = (
     # Sans-I/O: tested without a loop, shared by both sides.
     Rule(("anyio",), ("_protocol/*", "devengine/_router.py"), ()),
     # Everything runs on every backend; the test kit has trio's virtual clock, slots the primitives of each.
-    Rule(("asyncio", "trio", "uvloop"), ("*",), ("testing.py", "_wire/backend.py")),
+    Rule(("asyncio", "trio", "uvloop"), ("*",), ("testing/*", "_wire/backend.py")),
     # One module to change when the HTTP library does.
     Rule(("httpx", "httpx_ws", "httpcore"), ("*",), ("_wire/connect.py",)),
     Rule(("opentelemetry",), ("*",), ("observability.py",)),
@@ -74,7 +74,8 @@ TASK_FILES = (
     "devengine/_stream_server.py",
     "devengine/_storage.py",
     "devengine/builtins/*",
-    "testing.py",
+    "testing/*",
+    "pytest_plugin.py",
 )
 
 
@@ -186,7 +187,7 @@ def test_a_violation_is_found(path: str, source: str) -> None:
         ("_wire/connect.py", "import httpx\nimport httpx_ws"),
         ("observability.py", "from opentelemetry import trace"),
         ("devengine/builtins/state.py", "from ...worker import Worker\nfrom iii_anyio import App"),
-        ("testing.py", "import trio"),
+        ("testing/_clock.py", "import trio"),
     ],
 )
 def test_what_the_layers_allow_is_not_reported(path: str, source: str) -> None:

@@ -30,6 +30,7 @@ from .mailbox import Mailbox
 if TYPE_CHECKING:
     from .._protocol.worker_session import WorkerSession
     from .dispatch import Dispatcher
+    from .instrument import Instrument
     from .outbox import Outbox
 
 __all__ = ("Caller",)
@@ -62,6 +63,7 @@ class Caller:
         self._armed: float | None = None
         self.is_closed = False
         self.mailbox: Mailbox = Mailbox()
+        self.instrument: Instrument | None = None
 
     # -- where are we --------------------------------------------------------------------------------------------
 
@@ -102,12 +104,17 @@ class Caller:
         if dispatch == "auto" and function_id in self._functions:
             function = local_function(self._session, function_id, action, namespace)
             if function is not None:
-                return make_local(self._session, function, payload, action, timeout, metadata)
+                local = make_local(self._session, function, payload, action, timeout, metadata)
+                if self.instrument is not None:
+                    local.message.traceparent, local.message.baggage = self.instrument.outgoing()
+                return local
         is_void = action is not None and action["type"] == "void"
         invocation_id = None if is_void else new_id()
         invocation = current.get()
         traceparent = baggage = None
-        if invocation is not None:
+        if self.instrument is not None:
+            traceparent, baggage = self.instrument.outgoing()
+        elif invocation is not None:
             traceparent, baggage = invocation.traceparent, invocation.baggage
         message = InvokeFunction(function_id, payload, invocation_id, metadata, traceparent, baggage, action, namespace)
         if invocation is not None and self._session.knows_observers:

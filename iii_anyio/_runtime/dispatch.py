@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .._protocol.worker_session import WorkerSession
     from ..abc import OpenChannel
     from ..options import Limits
+    from .instrument import Instrument, Served
     from .outbox import Outbox
 
 __all__ = ("Dispatcher", "Function")
@@ -111,6 +112,7 @@ class Dispatcher:
         """Takes what is neither an invocation nor a binding: what the engine says about observers."""
         self.ran_locally: Callable[[LocalCall, InvocationResult], None] | None = None
         """Told of each local call that has run."""
+        self.instrument: Instrument | None = None
         self._background: deque[tuple[Callable[[], Awaitable[None]], str]] = deque()
         self._background_filled = anyio.Event()
 
@@ -194,6 +196,16 @@ class Dispatcher:
             function.waiting.append((self._arrivals, message, origin))
 
     @property
+    def waiting(self) -> int:
+        """Invocations that wait for a place."""
+        return self._waiting
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether new invocations are taken."""
+        return self._is_accepting
+
+    @property
     def _has_place(self) -> bool:
         return self.running < self._limits.max_concurrency + self._lent
 
@@ -215,6 +227,9 @@ class Dispatcher:
 
     async def _run(self, job: tuple[Function, InvokeFunction, Origin]) -> None:
         function, message, origin = job
+        served: Served | None = None
+        if self.instrument is not None:
+            message, served = self.instrument.serving(message)
         current.set(
             Invocation(
                 self._owner, message.function_id, message.invocation_id, message.metadata, message.traceparent,
@@ -229,10 +244,12 @@ class Dispatcher:
                 ends = self._receive()
                 message = replace(message, data=ends.replaced(message.data))
             if function.on_disconnect == "cancel" and isinstance(origin, int):
-                await self._run_cancellable(function, message, origin)
+                await self._run_cancellable(function, message, origin, served)
             else:
-                self._succeed(message, origin, await run_handler(function.binding, message, self.threads))
+                self._succeed(message, origin, await run_handler(function.binding, message, self.threads), served)
         except BaseException as exc:
+            if served is not None:
+                served.failed(exc)
             # Whatever a handler does, its caller gets an answer and the others go on (P-40). Cancellation may be
             # swallowed here because the task ends with this line.
             self._fail(message, origin, exc)
@@ -249,22 +266,26 @@ class Dispatcher:
             finally:
                 self._finished(function)
 
-    async def _run_cancellable(self, function: Function, message: InvokeFunction, link: int) -> None:
+    async def _run_cancellable(
+        self, function: Function, message: InvokeFunction, link: int, served: Served | None
+    ) -> None:
         assert function.binding is not None
         with CancelScope() as scope:
             self._cancel_on_loss.add(scope)
             try:
-                self._succeed(message, link, await run_handler(function.binding, message, self.threads))
+                self._succeed(message, link, await run_handler(function.binding, message, self.threads), served)
             finally:
                 self._cancel_on_loss.discard(scope)
 
-    def _succeed(self, message: InvokeFunction, origin: Origin, result: object) -> None:
+    def _succeed(self, message: InvokeFunction, origin: Origin, result: object, served: Served | None) -> None:
         if message.invocation_id is not None:
             self._answer(
                 message,
                 origin,
                 InvocationResult(message.invocation_id, message.function_id, result, traceparent=message.traceparent),
             )
+        if served is not None:
+            served.succeeded(result)
 
     def _fail(self, message: InvokeFunction, origin: Origin, exc: BaseException) -> None:
         if isinstance(exc, get_cancelled_exc_class()):

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from anyio import CapacityLimiter
 
     from .binding import Binding
+    from .instrument import Instrument
 
 __all__ = ("in_process",)
 
 
-def in_process(binding: Binding, limiter: CapacityLimiter) -> Binding:
+def in_process(binding: Binding, limiter: CapacityLimiter, instrument: Instrument | None = None) -> Binding:
     """Have the handler run in a process. Arguments, the validated models too, and its result are pickled.
+
+    With an instrument it has its trace context there.
 
     Raises:
         TypeError: A process cannot import the handler, or not have what it asks for.
@@ -42,8 +45,9 @@ def in_process(binding: Binding, limiter: CapacityLimiter) -> Binding:
         )
 
     async def call(*args: Any, **kwargs: Any) -> Any:
+        target = handler if instrument is None else instrument.in_process(handler)
         try:
-            return await to_process.run_sync(_run, handler, args, kwargs, cancellable=True, limiter=limiter)
+            return await to_process.run_sync(_run, target, args, kwargs, cancellable=True, limiter=limiter)
         except BrokenWorkerProcess as exc:
             raise InvocationError(
                 "invocation_failed", f"the process of {function_id!r} ended before it had a result", function_id

@@ -6,11 +6,12 @@
        ├─ deadlines     shielded; ends with the core
        ├─ reports       shielded; ends with the core
        ├─ handlers      host of the handlers group; a cancelled worker cancels them at once
+       ├─ services      shielded; telemetry, health; what goes wrong there ends nothing else
        └─ closer        shielded; waits for ``request_stop``, then runs the shutdown below
 
-Shutdown: stop accepting → drain handlers → cancel what is left → flush and close frame → end the rest. Each step has a
-deadline, so neither a stuck handler nor a dead engine holds it up. Only what is shielded may run after a cancellation
-of the host, and the closer ends all of it.
+Shutdown: stop accepting → drain handlers → cancel what is left → flush and close frame → services finish → end the
+rest. Each step has a deadline, so neither a stuck handler nor a dead engine holds it up. Only what is shielded may run
+after a cancellation of the host, and the closer ends all of it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from .cleanup import unwrap_single
 from .connection import Connection
 from .context import current
 from .dispatch import Dispatcher
+from .instrument import TracedCaller
 from .observing import Observing
 from .outbox import Outbox
 from .owning import Owning
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     from .._protocol.messages import Message
     from ..abc import Connector
+    from .instrument import Instrument, Service
 
 __all__ = ("Supervisor",)
 
@@ -59,13 +62,27 @@ LAST_WORDS: Final = 2.0
 class Supervisor:
     """Everything one worker runs. ``run`` is its lifetime."""
 
-    def __init__(self, address: str, connector: Connector, options: InitOptions, identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        address: str,
+        connector: Connector,
+        options: InitOptions,
+        identity: dict[str, Any],
+        instrument: Instrument | None = None,
+    ) -> None:
         self.address = address
         self.options = options
         self.session: WorkerSession = WorkerSession(identity, max_queued=options.limits.offline_queue)
         self.outbox: Outbox = Outbox(self.session)
         self.dispatcher: Dispatcher = Dispatcher(self, self.session, self.outbox, options.limits)
-        self.caller: Caller = Caller(self, self.session, self.outbox, self.dispatcher)
+        self.dispatcher.instrument = instrument
+        self.caller: Caller = (
+            Caller(self, self.session, self.outbox, self.dispatcher)
+            if instrument is None
+            else TracedCaller(self, self.session, self.outbox, self.dispatcher, instrument)
+        )
+        self.services: list[Service] = []
+        """Run beside the worker; to be filled before ``run``."""
         self.reports: Reports = Reports(self.session, self.outbox, self.caller.now)
         self.owning: Owning = Owning(
             self.session,
@@ -104,6 +121,7 @@ class Supervisor:
         self._shielded = CancelScope(shield=True)
         self._handlers_ended = anyio.Event()
         self._handlers_scope = CancelScope()
+        self._service_scopes: list[CancelScope] = []
         self._core_scope: CancelScope | None = None
         self._connection_ended = anyio.Event()
         self._failure: IIIError | None = None
@@ -126,6 +144,10 @@ class Supervisor:
                     self._core_scope = core.cancel_scope
                     core.start_soon(self._run_closer, name="iii closer")
                     core.start_soon(self._run_shielded, name="iii connection")
+                    for service in self.services:
+                        scope = CancelScope(shield=True)
+                        self._service_scopes.append(scope)
+                        core.start_soon(self._run_service, service, scope, name=f"iii {service.name}")
                     try:
                         await core.start(self._run_handlers, name="iii handlers")
                         yield
@@ -256,6 +278,19 @@ class Supervisor:
         finally:
             self._connection_ended.set()
 
+    async def _run_service(self, service: Service, scope: CancelScope) -> None:
+        with scope:
+            try:
+                await service.run()
+            except Exception:
+                logger.exception("%s failed; the worker goes on without it", service.name)
+
+    async def _finish_service(self, service: Service) -> None:
+        try:
+            await service.finish()
+        except Exception:
+            logger.exception("%s did not come to its end", service.name)
+
     async def _run_connection(self) -> None:
         try:
             await self.connection.run()
@@ -273,6 +308,8 @@ class Supervisor:
             # Also when an event loop that is torn down cancels tasks against their shields: nobody may wait for ever.
             self._handlers_scope.cancel()
             self._shielded.cancel()
+            for scope in self._service_scopes:
+                scope.cancel()
             self._abandon()
             self.connection.publish(self.connection.state if self._failure is not None else "disconnected")
             self.closed.set()
@@ -307,6 +344,8 @@ class Supervisor:
             self._abandon()
             self._shielded.cancel()
             await self._connection_ended.wait()
+            for service in self.services:
+                await self._finish_service(service)
 
     def _abandon(self) -> None:
         """End what nobody will answer any more, and let later use fail at once."""

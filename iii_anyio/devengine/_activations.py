@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from .._protocol.codec import to_json
+from .._protocol.engine_session import EngineSession
 from .._protocol.messages import ABSENT, InvokeFunction
 from ..errors import EncodeError, PayloadTooLargeError
+from ..filter import CompiledFilter
 from ._errors import shorten
-from ._observer_specs import PARTS
+from ._observer_specs import PARTS, ObserverSpec
 
 if TYPE_CHECKING:
-    from .._protocol.engine_session import EngineSession
-    from ..filter import CompiledFilter
     from ._functions import FunctionTable
     from ._invocations import Invocations
-    from ._observer_specs import ObserverSpec
 
 __all__ = ("MAX_DEPTH", "Activations", "Event", "Observer", "clean_caller")
 

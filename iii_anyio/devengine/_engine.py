@@ -37,7 +37,7 @@ from .._version import __version__
 from .._wire.direct import direct_pair
 from .._wire.listen import Accepted, serve_websockets
 from ..errors import ConnectError, InvocationError
-from ..options import InitOptions, Limits
+from ..options import InitOptions, Limits, TelemetryOptions
 from ..worker import Worker, open_worker
 from ._channels import CHANNEL_PATH, Channels
 from ._config import AS_CONFIGURED, Address, Arguments, Settings, load_config, read_config, settle
@@ -48,6 +48,7 @@ from ._router import Router
 from ._services import SERVICES, Host, Service
 from ._storage import open_storage
 from ._yaml import Document
+from .builtins.http import HttpTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .._protocol.engine_session import EngineSession
     from ..abc import ChannelWire, Connector, Wire
     from ._access import Grants
+    from ._asgi_server import ASGIApp
     from ._builtin import Timer
     from .builtins.http import HttpOptions
 
@@ -93,6 +95,8 @@ class Engine(AsyncContextManagerMixin):
         """The same of every listener."""
         self.http_url: str = ""
         """Base URL of the routes that ``http`` triggers make; empty when nothing listens."""
+        self.http_app: ASGIApp | None = None
+        """The same routes as an ASGI application, for tests without sockets; None before entering, and without http."""
         self.stream_url: str = ""
         """WebSocket URL for stream subscribers; empty when nothing listens."""
 
@@ -220,7 +224,9 @@ class Engine(AsyncContextManagerMixin):
                                 worker = await services.enter_async_context(self._builtin(service))
                                 config = settings.workers.get(service.name, {})
                                 with _placed(settings, service.name), unwrap_single():
-                                    await services.enter_async_context(service.serve(worker, host, config))
+                                    served = await services.enter_async_context(service.serve(worker, host, config))
+                                if isinstance(served, HttpTrigger):
+                                    self.http_app = served
                                 await worker.wait_ready()
                             yield self
                     finally:
@@ -261,6 +267,7 @@ class Engine(AsyncContextManagerMixin):
         options = InitOptions(
             worker_name=service.name,
             worker_description=service.description,
+            telemetry=TelemetryOptions(project_name="iii"),
             handle_signals=False,
             shutdown_timeout=1.0,
             limits=Limits(max_concurrency=10_000, offline_queue=10_000),

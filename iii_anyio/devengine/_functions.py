@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import ABSENT, RegisterFunction, RegistrationRejected
 from ._builtin import Builtin, Deferred
 from ._errors import shorten
+from ._observer_specs import Descriptor
 
 __all__ = ("Endpoint", "Function", "FunctionTable")
 
@@ -51,6 +52,12 @@ class Function:
     """Set when the engine calls a URL, and not the owner."""
     shadows: Function | None = None
     """The engine's own function that an in-process worker has replaced; it comes back when that worker leaves."""
+    observe: dict[str, Any] | None = None
+    observability: Descriptor = field(init=False)
+    """What ``observe`` says."""
+
+    def __post_init__(self) -> None:
+        self.observability = Descriptor(self.id, self.observe)
 
     @property
     def worker_name(self) -> str:
@@ -75,6 +82,10 @@ class FunctionTable:
         """Whether a (namespace, id) came or went since somebody last cleared this."""
         self.open_endpoint: OpenEndpoint | None = None
         """Set by the built-in worker that calls external HTTP functions."""
+        self.put: Callable[[Function], None] | None = None
+        """Told of every function that is registered, or is there again."""
+        self.gone: Callable[[Function], None] | None = None
+        """Told of every function that is registered no more."""
 
     def __iter__(self) -> Iterator[Function]:
         for functions in self._by_id.values():
@@ -151,6 +162,7 @@ class FunctionTable:
                 message.metadata,
                 endpoint,
                 shadows,
+                message.observe,
             )
         )
         return None
@@ -161,13 +173,17 @@ class FunctionTable:
             return
         del session.functions[function_id]
         functions = self._by_id[function_id]
-        shadowed = functions.pop(session.namespace).shadows
-        if shadowed is not None:
-            functions[session.namespace] = shadowed
-            return
-        self.has_changed = True
-        if not functions:
-            del self._by_id[function_id]
+        released = functions.pop(session.namespace)
+        if released.shadows is not None:
+            functions[session.namespace] = released.shadows
+        else:
+            self.has_changed = True
+            if not functions:
+                del self._by_id[function_id]
+        if self.gone is not None:
+            self.gone(released)
+            if released.shadows is not None and self.put is not None:
+                self.put(released.shadows)
 
     def release_all(self, session: EngineSession) -> None:
         """Remove everything a connection owns."""
@@ -178,3 +194,5 @@ class FunctionTable:
         functions = self._by_id.setdefault(function.id, {})
         self.has_changed |= function.namespace not in functions
         functions[function.namespace] = function
+        if self.put is not None:
+            self.put(function)

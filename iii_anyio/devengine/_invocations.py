@@ -18,17 +18,21 @@ from .._protocol.codec import canonical_uuid, is_uuid
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import ABSENT, InvocationResult, InvokeFunction, Message
 from ..errors import EncodeError, InvocationError, PayloadTooLargeError
+from ._activations import Event, Observer, clean_caller
 from ._builtin import OBSERVABILITY, Builtin, Deferred
 from ._errors import INVALID_MESSAGE, error_body, has_error, shorten, to_body
+from ._functions import Function
+from ._observers import FEATURE_OBSERVE
 from ._salvage import salvage
 from ._telemetry import EngineSpan
 
 if TYPE_CHECKING:
-    from ._functions import Endpoint, Function, FunctionTable
+    from ._functions import Endpoint, FunctionTable
     from ._guard import Guard
+    from ._observers import Observers
     from ._telemetry import Telemetry
 
-__all__ = ("Invocations", "name_in_baggage")
+__all__ = ("Invocations", "Watch", "name_in_baggage")
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,25 @@ class Invocation:
     baggage: str | None = None
     span: EngineSpan | None = None
     """When the engine itself executes it."""
+    lineage: dict[str, Any] | None = None
+    """Who calls: ``caller`` of the message to the callee (§5.3)."""
+    depth: int = 0
+    """Observers that have led to it (§16.6)."""
+    activation: dict[str, Any] | None = None
+    watch: Watch | None = None
+    """Set when somebody observes the function."""
+    on_close: Callable[[], None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """What is known of an observed invocation when it begins (P-64)."""
+
+    observers: tuple[Observer, ...]
+    function: Function
+    parts: dict[str, Any]
+    started_at_ms: int
+    started_ns: int
 
 
 def name_in_baggage(baggage: str | None, function_id: str) -> str:
@@ -81,8 +104,12 @@ class Invocations:
         inject_caller_id: bool,
         max_in_flight: int,
         telemetry: Telemetry,
+        observers: Observers,
+        now_ms: Callable[[], int],
     ) -> None:
         self._functions = functions
+        self._observers = observers
+        self._now_ms = now_ms
         self._telemetry = telemetry
         self._send = send
         self._try_send = try_send
@@ -108,17 +135,21 @@ class Invocations:
         if wanted_id is not None:
             if not is_uuid(wanted_id):
                 problem = f"invocation_id {shorten(wanted_id)} is not a UUID"
-                self._refuse(session, message, reply_id, INVALID_MESSAGE, problem)
+                self.refuse(session, message, reply_id, INVALID_MESSAGE, problem)
                 return
             wanted_id = canonical_uuid(wanted_id)  # echoed in this form (§4.2, G-19)
             reply_id = wanted_id if reply_id is not None else None
         namespace = DEFAULT_NAMESPACE if message.namespace is None else message.namespace
         if not namespace.strip():
-            self._refuse(session, message, reply_id, "INVALID_NAMESPACE", "namespace must not be blank")
+            self.refuse(session, message, reply_id, "INVALID_NAMESPACE", "namespace must not be blank")
             return
         if reply_id is not None and len(session.calls) >= self._max_in_flight:
             problem = f"this worker has {len(session.calls)} calls in flight, the engine takes no more"
-            self._refuse(session, message, reply_id, "invocation_error", problem)
+            self.refuse(session, message, reply_id, "invocation_error", problem)
+            return
+        if message.activation is not None and kind != "enqueue" and reply_id not in self._open:
+            # An owner's call: its target is the observer's, and whether that is allowed was decided there (§16.7).
+            self._observers.call(session, str(message.activation.get("observer_id")), message, reply_id)
             return
         guard = self.guards.get(session)
         if guard is not None and guard.intercept(message, reply_id, namespace):
@@ -129,14 +160,14 @@ class Invocations:
         function = self._functions.get(namespace, message.function_id)
         if function is None:
             problem = self._functions.not_found(namespace, message.function_id)
-            self._refuse(session, message, reply_id, "function_not_found", problem)
+            self.refuse(session, message, reply_id, "function_not_found", problem)
         elif reply_id is not None and reply_id in self._open:
             problem = f"invocation_id {reply_id} is that of another call in flight; give each call a fresh UUID"
-            self._refuse(session, message, reply_id, "invocation_error", problem)
+            self.refuse(session, message, reply_id, "invocation_error", problem)
         elif function.builtin is not None:
-            self._run(session, function.builtin, message, reply_id)
+            self._run(session, function, function.builtin, message, reply_id)
         elif function.endpoint is not None:
-            self._fetch(session, function.endpoint, message, reply_id)
+            self._fetch(session, function, function.endpoint, message, reply_id)
         else:
             if wanted_id is None or wanted_id in self._open:
                 wanted_id = self._new_id()  # the callee always gets an id (P-118, G-3)
@@ -145,11 +176,13 @@ class Invocations:
             invocation = Invocation(
                 wanted_id, message.function_id, caller, None, None, message.traceparent, message.baggage
             )
+            self._trace_back(session, invocation, message)
+            self._watch(function, invocation, message.data, message.metadata)
             try:
                 self._forward(function, invocation, data, message.metadata)
             except (EncodeError, PayloadTooLargeError) as error:
                 body = _unsendable(error)
-                self._refuse(session, message, reply_id, body["code"], body["message"])
+                self.refuse(session, message, reply_id, body["code"], body["message"])
 
     def fire(self, namespace: str, function_id: str, data: Any, metadata: Any) -> None:
         """Call a function on behalf of the engine itself, without interest in what it comes to (T-15, E-51)."""
@@ -190,11 +223,11 @@ class Invocations:
         function = self._functions.get(namespace, function_id)
         if function is None:
             problem = self._functions.not_found(namespace, function_id)
-            self._refuse(session, message, answer_id, "function_not_found", problem)
+            self.refuse(session, message, answer_id, "function_not_found", problem)
             return
         if len(session.calls) >= self._max_in_flight:  # void calls count, for they wait for an answer here
             problem = f"this worker has {len(session.calls)} calls in flight, the engine takes no more"
-            self._refuse(session, message, answer_id, "invocation_error", problem)
+            self.refuse(session, message, answer_id, "invocation_error", problem)
             return
 
         def settle(result: Any, error: dict[str, Any] | None) -> None:
@@ -203,21 +236,126 @@ class Invocations:
         invocation = Invocation(
             self._new_id(), function_id, session, None, settle, message.traceparent, message.baggage
         )
+        self._trace_back(session, invocation, message)
         self._call(function, invocation, data, message.metadata)
 
-    def _call(self, function: Function, invocation: Invocation, data: Any, metadata: Any = ABSENT) -> None:
-        if function.endpoint is not None:
-            self._track(invocation, None)
-            function.endpoint(data).listen(lambda result, error: self._fetched(invocation, result, error))
+    def activate(
+        self,
+        function: Function,
+        data: Any,
+        metadata: Any,
+        lineage: dict[str, Any],
+        depth: int,
+        activation: dict[str, Any],
+        trace: tuple[str | None, str | None],
+        on_close: Callable[[], None] | None,
+    ) -> bool:
+        """Call the target of an observer on behalf of the engine; False when the call cannot be sent (§16.6).
+
+        ``on_close`` is called when it is over, whatever it has come to, unless False is returned.
+        """
+        invocation = Invocation(self._new_id(), function.id, None, None, None, *trace)
+        invocation.lineage, invocation.depth, invocation.activation = lineage, depth, activation
+        invocation.on_close = on_close
+        return self._call(function, invocation, data, metadata)
+
+    def relay(
+        self,
+        session: EngineSession,
+        message: InvokeFunction,
+        reply_id: str | None,
+        function: Function,
+        metadata: Any,
+        lineage: dict[str, Any],
+        depth: int,
+        activation: dict[str, Any],
+        on_close: Callable[[], None] | None,
+    ) -> bool:
+        """Call the target of an observer on behalf of an owner, who gets the answer (§16.7); else as ``activate``."""
+        invocation = Invocation(
+            reply_id if reply_id is not None else self._new_id(),
+            message.function_id,
+            session if reply_id is not None else None,
+            traceparent=message.traceparent,
+            baggage=message.baggage,
+        )
+        invocation.lineage, invocation.depth, invocation.activation = lineage, depth, activation
+        invocation.on_close = on_close
+        if function.endpoint is None:
+            self._watch(function, invocation, message.data, metadata)
+            try:
+                self._forward(function, invocation, message.data, metadata)
+            except (EncodeError, PayloadTooLargeError) as error:
+                body = _unsendable(error)
+                self.refuse(session, message, reply_id, body["code"], body["message"])
+                return False
+            return True
+        return self._call(function, invocation, message.data, metadata)
+
+    def run_void(self, session: EngineSession, builtin: Builtin, message: InvokeFunction) -> None:
+        """Run a function of the engine on behalf of a worker, who does not wait for it."""
+        function = self._functions.get(DEFAULT_NAMESPACE, builtin.id)
+        if function is not None:
+            self._run(session, function, builtin, message, None)
+
+    def _trace_back(self, session: EngineSession, invocation: Invocation, message: InvokeFunction) -> None:
+        """Note who calls: what the worker says of its handler, and what the engine knows of the worker (P-140)."""
+        lineage: dict[str, Any] = {} if session.is_in_process else {"worker_id": session.worker_id}
+        if session.identity.name is not None:
+            lineage["worker_name"] = session.identity.name
+        if message.caller is not None:
+            lineage = clean_caller(message.caller) | lineage
+        invocation.lineage, invocation.depth = lineage, message.observe_depth or 0
+
+    # -- what is observed ----------------------------------------------------------------------------------------
+
+    def _watch(self, function: Function, invocation: Invocation, data: Any, metadata: Any) -> None:
+        observers = self._observers.watching(function)
+        if observers:
+            parts: dict[str, Any] = {"input": data}
+            if invocation.lineage is not None:
+                parts["caller"] = invocation.lineage
+            if metadata is not ABSENT and metadata is not None:
+                parts["metadata"] = metadata
+            invocation.watch = Watch(observers, function, parts, self._now_ms(), self._telemetry.now_ns())
+
+    def _tell_observers(self, invocation: Invocation, result: Any, error: dict[str, Any] | None) -> None:
+        """An invocation that was watched is over; its caller has been answered."""
+        watch, invocation.watch = invocation.watch, None
+        if watch is None:
             return
+        outcome = {"output": None if result is ABSENT else result} if error is None else {"error": error}
+        event = Event(
+            watch.function.id,
+            watch.function.namespace,
+            invocation.id or self._new_id(),
+            watch.parts | outcome,
+            error is None,
+            watch.started_at_ms,
+            max(0, self._telemetry.now_ns() - watch.started_ns) / 1e6,
+            invocation.depth,
+            invocation.traceparent,
+            invocation.baggage,
+        )
+        self._observers.finished(watch, event)
+
+    def _call(self, function: Function, invocation: Invocation, data: Any, metadata: Any = ABSENT) -> bool:
+        """Begin a call; False when it cannot begin, which ``settle`` or the log says."""
         if function.owner is None:
             problem = f"{function.id} cannot be called by the engine itself: no worker runs it"
             _settle(invocation.settle, function.id, {"code": "function_not_invokable", "message": problem})
-            return
+            return False
+        self._watch(function, invocation, data, metadata)
+        if function.endpoint is not None:
+            self._track(invocation, None)
+            function.endpoint(data).listen(lambda result, error: self._fetched(invocation, result, error))
+            return True
         try:
             self._forward(function, invocation, data, metadata)
         except (EncodeError, PayloadTooLargeError) as error:
             _settle(invocation.settle, function.id, _unsendable(error))
+            return False
+        return True
 
     def _forward(self, function: Function, invocation: Invocation, data: Any, metadata: Any) -> None:
         callee = function.owner
@@ -236,8 +374,12 @@ class Invocations:
             metadata = ABSENT  # null is none (§4.1)
         guard = self.guards.get(callee)
         called = function.id if guard is None else guard.own_id(function.id)  # without prefix (RB-23)
-        self._send(callee, InvokeFunction(called, data, invocation.id, metadata, traceparent, baggage))
-        is_awaited = invocation.caller is not None or invocation.settle is not None
+        message = InvokeFunction(called, data, invocation.id, metadata, traceparent, baggage)
+        if FEATURE_OBSERVE in callee.identity.features:  # §16.1
+            message.caller, message.observe_depth = invocation.lineage, invocation.depth or None
+            message.activation = invocation.activation
+        self._send(callee, message)
+        is_awaited = invocation.caller is not None or invocation.settle is not None or invocation.on_close is not None
         if is_awaited or len(callee.executing) < self._max_in_flight:  # void calls a worker never answers pile up
             self._track(invocation, callee)
 
@@ -254,7 +396,7 @@ class Invocations:
         function = self._functions.get(DEFAULT_NAMESPACE, ENQUEUE)
         if function is None:
             underlying = self._functions.not_found(DEFAULT_NAMESPACE, ENQUEUE)
-            self._refuse(session, message, reply_id, "enqueue_error", f"{_NO_QUEUE}{underlying.rstrip('.')})")
+            self.refuse(session, message, reply_id, "enqueue_error", f"{_NO_QUEUE}{underlying.rstrip('.')})")
             return
         receipt_id = self._new_id()
         job: dict[str, Any] = {
@@ -271,7 +413,7 @@ class Invocations:
         def settle(_result: Any, error: dict[str, Any] | None) -> None:
             if error is not None:
                 problem = f"{error['code']}: {error['message']}"
-                self._refuse(session, message, reply_id, "enqueue_error", problem)
+                self.refuse(session, message, reply_id, "enqueue_error", problem)
             elif reply_id is not None:
                 self._answer(session, message, reply_id, {"messageReceiptId": receipt_id})
 
@@ -292,7 +434,14 @@ class Invocations:
             return cast("dict[str, Any]", data) | {CALLER_KEY: session.worker_id}
         return data
 
-    def _fetch(self, session: EngineSession, endpoint: Endpoint, message: InvokeFunction, reply_id: str | None) -> None:
+    def _fetch(
+        self,
+        session: EngineSession,
+        function: Function,
+        endpoint: Endpoint,
+        message: InvokeFunction,
+        reply_id: str | None,
+    ) -> None:
         """Call an external HTTP function. It runs to its end, also without its caller (§7.5, §10)."""
         invocation = Invocation(
             reply_id if reply_id is not None else self._new_id(),
@@ -301,6 +450,8 @@ class Invocations:
             traceparent=message.traceparent,
             baggage=message.baggage,
         )
+        self._trace_back(session, invocation, message)
+        self._watch(function, invocation, message.data, message.metadata)
         self._track(invocation, None)
         data = self._with_caller(session, message.data)  # X-2
         endpoint(data).listen(lambda result, error: self._fetched(invocation, result, error))
@@ -311,12 +462,20 @@ class Invocations:
         self._close(invocation)
         if error is not None and invocation.settle is None and invocation.caller is None:
             _settle(None, invocation.function_id, to_body(error))
-        else:
-            self._deliver(invocation, result, None if error is None else to_body(error))
+        self._deliver(invocation, result, None if error is None else to_body(error))
 
-    def _run(self, session: EngineSession, builtin: Builtin, message: InvokeFunction, reply_id: str | None) -> None:
+    def _run(
+        self,
+        session: EngineSession,
+        function: Function,
+        builtin: Builtin,
+        message: InvokeFunction,
+        reply_id: str | None,
+    ) -> None:
         """Run a function of the engine itself; it may answer later."""
         invocation = Invocation(reply_id or "", builtin.id, session)
+        self._trace_back(session, invocation, message)
+        self._watch(function, invocation, message.data, message.metadata)
         if reply_id is not None:
             self._track(invocation, None)
         if builtin.worker_name != OBSERVABILITY:  # which never shows up in what it shows (§5.3)
@@ -346,9 +505,10 @@ class Invocations:
                     return  # the caller has left
                 self._close(invocation)
             if error is not None:
-                self._refuse(session, message, reply_id, error.code, error.message)
+                self.refuse(session, message, reply_id, error.code, error.message)
             elif reply_id is not None:
                 self._answer(session, message, reply_id, result)
+            self._tell_observers(invocation, result, None if error is None else to_body(error))
 
         outcome.listen(settled)
 
@@ -384,6 +544,10 @@ class Invocations:
         """End every invocation a lost connection takes part in (§7.5, P-123)."""
         for invocation_id in list(session.calls):
             invocation = self._open[invocation_id]
+            if invocation.watch is not None and self._may_outlive(invocation):
+                del session.calls[invocation_id]  # its observers still want to know what it comes to
+                invocation.caller = invocation.settle = None
+                continue
             self._close(invocation)
             self._end_span(invocation, "the caller has left")
         for invocation_id in list(session.executing):
@@ -391,12 +555,19 @@ class Invocations:
             self._close(invocation)
             self._deliver(invocation, None, {"code": "invocation_stopped", "message": "Invocation stopped"})
 
+    def _may_outlive(self, invocation: Invocation) -> bool:
+        """Whether the engine keeps an invocation whose caller has left; their number is bounded by the callee's."""
+        callee = invocation.callee
+        return callee is None or (callee is not invocation.caller and len(callee.executing) < self._max_in_flight)
+
     def _close(self, invocation: Invocation) -> None:
         del self._open[invocation.id]
         if invocation.caller is not None:
             del invocation.caller.calls[invocation.id]
         if invocation.callee is not None:
             del invocation.callee.executing[invocation.id]
+        if invocation.on_close is not None:
+            invocation.on_close()
 
     def _end_span(self, invocation: Invocation, error: str | None) -> None:
         span, invocation.span = invocation.span, None
@@ -409,10 +580,12 @@ class Invocations:
             invocation.settle(result, error)
         elif invocation.caller is not None:
             self._answer(invocation.caller, invocation, invocation.id, result, error)
+        self._tell_observers(invocation, result, error)
 
-    def _refuse(
+    def refuse(
         self, session: EngineSession, message: InvokeFunction, reply_id: str | None, code: str, problem: str
     ) -> None:
+        """Answer a call with an error, or log it when nobody waits for an answer."""
         if reply_id is not None:
             self._answer(session, message, reply_id, None, {"code": code, "message": problem})
         else:  # nothing on the wire says so, which is how mistakes stay hidden
@@ -454,7 +627,7 @@ class Invocations:
             message = InvokeFunction(function_id, None)
             if is_uuid(invocation_id):
                 invocation_id = canonical_uuid(invocation_id)
-            self._refuse(session, message, invocation_id, INVALID_MESSAGE, problem)
+            self.refuse(session, message, invocation_id, INVALID_MESSAGE, problem)
         elif kind == InvocationResult.type and (invocation := self._find(session, invocation_id)) is not None:
             problem = f"the engine cannot read the answer of worker {session.label}: {reason}"
             self._close(invocation)

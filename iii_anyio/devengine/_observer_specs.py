@@ -180,7 +180,7 @@ class Descriptor:
         if self._args_format is None:
             return None
         try:
-            from ._schemas import Schema  # noqa: PLC0415 - of an extra, and few functions have an args_format
+            from ._schemas import Schema  # of an extra, and few functions have one
         except ImportError:
             logger.warning(
                 "the args of observers of %s are not checked: install iii-anyio[engine] for jsonschema",

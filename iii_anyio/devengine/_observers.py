@@ -10,16 +10,16 @@ The engine itself watches the calls that it routes. What an owner runs within it
 reports. Where there is nobody to acknowledge (the engine's own functions, HTTP functions, workers without
 ``observe.v1``) the engine sees every call anyway, and needs no acknowledgement.
 
-Below: ``_observer_specs``, ``_activations``. Above: ``_router`` hands messages over, ``_functions`` tells what comes and
-goes, ``_invocations`` asks who watches a call. Plain functions, nothing waits.
+Below: ``_observer_specs``, ``_activations``. Above: ``_router`` hands messages over, ``_functions`` tells what comes
+and goes, ``_invocations`` asks who watches a call. Plain functions, nothing waits.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,9 +65,6 @@ MAX_OBSERVERS: Final = 100_000
 DISCONNECTED: Final = "OBSERVER_DISCONNECTED"
 
 
-def _no_text(_observer: Observer) -> None: ...
-
-
 class _Source:
     """The observers of one function, and whom they are announced to."""
 
@@ -76,8 +73,8 @@ class _Source:
     def __init__(self) -> None:
         self.observers: dict[str, Observer] = {}
         self.acker: EngineSession | None = None
-        self.watching: tuple[Observer, ...] = ()
-        """Those that the engine gives the calls it routes to."""
+        self.watching: tuple[Observer, ...] | None = None
+        """Those that the engine gives the calls it routes to; None until somebody asks."""
 
 
 class Observers:
@@ -122,6 +119,10 @@ class Observers:
         """Find one that is not disposed."""
         observer = self._observers.get(observer_id)
         return None if observer is None or observer.state == "disposed" else observer
+
+    def may_see(self, session: EngineSession, observer: Observer) -> bool:
+        """Whether a worker may know of an observer: one behind a guarded listener of its own."""
+        return session not in self._guards or observer.session is session
 
     # -- what workers say about their observers ------------------------------------------------------------------
 
@@ -194,14 +195,16 @@ class Observers:
         def resolve(key: Key) -> Key:
             return own.get(key[1], key) if key[0] == namespace else key
 
-        resolved = {"source": resolve(spec.source), "target": resolve(spec.target)}
-        for what, key in resolved.items():
+        source, target = resolve(spec.source), resolve(spec.target)
+        for what, key in (("source", source), ("target", target)):
             function = self._functions.get(*key) or Function(key[1], key[0])
             is_own = function.owner is session
             is_reserved = what == "source" and (function.builtin is not None or function.id in INFRASTRUCTURE)
             if is_reserved or not (is_own or guard.is_visible(function)):
                 raise ObserveRejection("FORBIDDEN", f"{what} {key[1][:1000]} is not allowed for this worker")
-        return spec.resolved(**resolved)
+        if source == target:
+            raise ObserveRejection("SELF_TARGET", f"{source[1][:1000]} is source and target")
+        return replace(spec, source=source, target=target)
 
     # -- what owners say -----------------------------------------------------------------------------------------
 
@@ -249,7 +252,11 @@ class Observers:
         if not self._sources:
             return ()
         source = self._sources.get((function.namespace, function.id))
-        return () if source is None else source.watching
+        if source is None or function.observability.is_owner_delivered:
+            return ()
+        if source.watching is None:
+            source.watching = tuple(observer for observer in source.observers.values() if observer.state == "active")
+        return source.watching
 
     def finished(self, watch: Watch, event: Event) -> None:
         """A call that was watched is over."""
@@ -269,7 +276,8 @@ class Observers:
         acker = owner if knows and function.endpoint is None else None
         revision = next(self._revisions) if knows else 0
         announced: list[dict[str, Any]] = []
-        for observer in [] if source is None else source.observers.values():
+        observers: list[Observer] = [] if source is None else list(source.observers.values())
+        for observer in observers:
             was_refused = observer.refusal is not None
             observer.refusal = function.observability.refusal(observer.spec)
             if observer.refusal is not None:
@@ -304,7 +312,7 @@ class Observers:
         key = function.namespace, function.id
         own_id = self._own_ids.pop(key, None)
         if own_id is not None and function.owner is not None:
-            del self._confirmed[function.owner][own_id]
+            self._confirmed.get(function.owner, {}).pop(own_id, None)
         if (source := self._sources.get(key)) is not None:
             source.acker = None
             for observer in source.observers.values():
@@ -341,9 +349,9 @@ class Observers:
     # -- states --------------------------------------------------------------------------------------------------
 
     def _judge_all(self, key: Key) -> None:
-        source = self._sources.get(key)
-        for observer in [] if source is None else list(source.observers.values()):
-            self._judge(observer)
+        if (source := self._sources.get(key)) is not None:
+            for observer in list(source.observers.values()):
+                self._judge(observer)
         for observer in list(self._targets.get(key, {}).values()):
             self._judge(observer)
 
@@ -373,7 +381,7 @@ class Observers:
         has_changed = observer.state != state
         observer.state, observer.reason = state, reason
         if has_changed:
-            self._set_watching(observer)
+            self._sources[spec.source].watching = None
             if tells:
                 self._tell(observer)
 
@@ -383,16 +391,6 @@ class Observers:
                 observer.session,
                 ObserverStateChanged(observer.id, observer.state, observer.fires, observer.reason),
             )
-
-    def _set_watching(self, changed: Observer) -> None:
-        source = self._sources[changed.spec.source]
-        function = self._functions.get(*changed.spec.source)
-        is_owner_delivered = function is not None and function.observability.is_owner_delivered
-        source.watching = (
-            ()
-            if is_owner_delivered
-            else tuple(observer for observer in source.observers.values() if observer.state == "active")
-        )
 
     # -- coming and going ----------------------------------------------------------------------------------------
 
@@ -445,7 +443,7 @@ class Observers:
             observer.state = "disposed"
             source = self._sources[spec.source]
             del source.observers[observer.id]
-            self._set_watching(observer)
+            source.watching = None
             if is_announced:
                 self._withdraw(observer)
             if not source.observers:
@@ -460,7 +458,7 @@ class Observers:
     def _forget(self, observer: Observer) -> None:
         self._observers.pop(observer.id, None)
         if observer.session is not None:
-            self._of[observer.session].pop(observer.id, None)
+            self._of.get(observer.session, {}).pop(observer.id, None)
 
     def _withdraw(self, observer: Observer) -> None:
         """Tell the owner that an observer is no more, if it knows of it."""

@@ -19,14 +19,19 @@ from .._protocol.codec import decode
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession, Phase, clean_label
 from .._protocol.messages import (
     InvocationResult,
+    InvocationsObserved,
     InvokeFunction,
+    LocalInvocationStats,
     Message,
+    Observe,
+    ObserverAck,
     Ping,
     Pong,
     Reattach,
     RegistrationRejected,
     TriggerRegistrationResult,
     Unknown,
+    Unobserve,
     WorkerRegistered,
 )
 from ..errors import DecodeError, EncodeError, InvocationError, PayloadTooLargeError
@@ -38,6 +43,8 @@ from ._guard import Guard
 from ._introspection import FUNCTIONS_CHANGED_SCHEMA, WORKERS_CHANGED_SCHEMA, introspection_builtins
 from ._invocations import Invocations
 from ._observability_functions import observability_builtins
+from ._observer_reports import observer_builtins, report_handlers
+from ._observers import FEATURE_OBSERVE, FEATURES, Observers
 from ._registrations import registration_handlers
 from ._rows import function_row
 from ._telemetry import PREFIXES, Telemetry
@@ -56,6 +63,11 @@ _BRACE: Final = ord("{")
 """What nearly every message begins with, and no telemetry frame."""
 MAX_NAMES: Final = 100
 """Names one connection may take by registering again; it keeps them all until it ends (§6.2)."""
+
+
+_OBSERVE_MESSAGES: Final[frozenset[type[Any]]] = frozenset(
+    {Observe, Unobserve, ObserverAck, InvocationsObserved, LocalInvocationStats}
+)
 
 
 class Router:
@@ -108,6 +120,8 @@ class Router:
         self._timers: list[Timer] = []
         self.functions = FunctionTable()
         self.triggers = TriggerTable(self._try_send, max_parked=max_parked)
+        guards: dict[EngineSession, Guard] = {}
+        self.observers = Observers(self.functions, guards, self._try_send, call_later=self.call_later, new_id=new_id)
         self.invocations = Invocations(
             self.functions,
             self._send,
@@ -116,11 +130,20 @@ class Router:
             inject_caller_id=inject_caller_id,
             max_in_flight=max_in_flight,
             telemetry=self.telemetry,
+            observers=self.observers,
+            now_ms=now_ms,
         )
-        self.guards = self.invocations.guards
+        self.guards = self.invocations.guards = guards
+        self.observers.activations.invocations = self.invocations
+        self.functions.put, self.functions.gone = self.observers.function_put, self.observers.function_gone
         self.triggers.add_engine_type(WORKERS_AVAILABLE, "A worker came, changed or left", WORKERS_CHANGED_SCHEMA)
         self.triggers.add_engine_type(FUNCTIONS_AVAILABLE, "The set of functions changed", FUNCTIONS_CHANGED_SCHEMA)
-        for builtin in (*engine_builtins(self), *introspection_builtins(self), *observability_builtins(self)):
+        for builtin in (
+            *engine_builtins(self),
+            *introspection_builtins(self),
+            *observability_builtins(self),
+            *observer_builtins(self.observers),
+        ):
             self.functions.add_builtin(builtin)
         self._announced = self.functions.keys()
         self.functions.has_changed = False
@@ -135,6 +158,10 @@ class Router:
                 max_registrations=max_registrations,
                 overflow=self._too_many_registrations,
             ),
+            Observe: self.observers.observe,
+            Unobserve: self.observers.unobserve,
+            ObserverAck: self.observers.ack,
+            **report_handlers(self.observers, self.telemetry),
             Reattach: self._reattach,
             Ping: self._ping,
             Pong: self._ignore,
@@ -180,7 +207,7 @@ class Router:
                 overflow=lambda guarded: self._condemn(guarded, 1008, "too many messages behind a registration"),
                 max_bytes=self._max_outgoing,
             )
-        self._send(session, WorkerRegistered(session.worker_id, session.reattach_token))
+        self._send(session, WorkerRegistered(session.worker_id, session.reattach_token, list(FEATURES)))
         self._workers_changed("worker_connected", session)
         self._reap()
         return session
@@ -198,7 +225,7 @@ class Router:
             logger.warning("message of worker %s dropped: %s", session.label, error)
             self.invocations.undecodable(session, text, str(error))
         else:
-            if session.must_hold(message):
+            if session.must_hold(message) or (session.phase is Phase.HELD and type(message) in _OBSERVE_MESSAGES):
                 self._hold(session, message, len(text))
             elif (guard := self.guards.get(session)) is not None:
                 guard.receive(message, len(text))
@@ -309,6 +336,7 @@ class Router:
         self.functions.release_all(session)
         self.invocations.release(session)
         self.triggers.release(session)
+        self.observers.release(session)
         for key in session.names:
             del self._names[key]
         session.names.clear()
@@ -319,7 +347,11 @@ class Router:
 
     def _handle(self, session: EngineSession, message: Message) -> None:
         handler = self._handlers.get(type(message))
-        if handler is not None:
+        if type(message) in _OBSERVE_MESSAGES and FEATURE_OBSERVE not in session.identity.features:
+            logger.warning(
+                "%s of worker %s dropped: it has not declared %s", message.type, session.label, FEATURE_OBSERVE
+            )
+        elif handler is not None:
             handler(session, message)
         else:
             known = "does not know" if isinstance(message, Unknown) else "only sends"
@@ -393,6 +425,7 @@ class Router:
         session.identity.update(data)
         if session.phase is Phase.HELD:
             self._fix_namespace(session, namespace)
+        self.observers.worker_registered(session)
         self._workers_changed("worker_metadata_updated", session)
         guard = self.guards.get(session)
         if guard is None:

@@ -5,11 +5,15 @@ Above: ``builtins/configuration``.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
 import jsonschema  # type: ignore[import-untyped]
 import jsonschema_specifications  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+
+from .._protocol.codec import from_json, to_json
+from ..errors import EncodeError
 
 __all__ = ("Schema",)
 
@@ -39,6 +43,19 @@ class Schema:
 
 
 def _make_validator(schema: Any) -> Any:
+    try:
+        return _made_validator(to_json(schema))
+    except EncodeError:  # no JSON; what is wrong with it the library says
+        return _new_validator(schema)
+
+
+@lru_cache(maxsize=64)
+def _made_validator(text: bytes) -> Any:
+    """Checking a schema takes milliseconds, and each engine of a process has the same ones."""
+    return _new_validator(from_json(text))
+
+
+def _new_validator(schema: Any) -> Any:
     kind: Any = library.validators.validator_for(schema, default=library.Draft202012Validator)
     kind.check_schema(schema)
     # With a registry of its own it looks nothing up in the network.

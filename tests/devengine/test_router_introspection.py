@@ -389,7 +389,7 @@ def test_the_engines_own_workers_are_listed_once(hub: Hub, peer: Peer) -> None:
     rows = {row["name"]: row for row in peer.ask(WORKERS, {"runtime": "engine"})["workers"]}
     assert len(rows) == 3
     assert {name: row["function_count"] for name, row in rows.items()} == {
-        "iii-engine-functions": 12,
+        "iii-engine-functions": 13,
         "iii-observability": 21,
         "iii-worker-manager": 0,
     }
@@ -450,7 +450,7 @@ def test_the_detail_of_in_process_workers(hub: Hub, peer: Peer, state: Peer) -> 
     assert [row["id"] for row in detail["trigger_types"]] == ["state"]
     engine = peer.ask(WORKER, {"name": "iii-engine-functions"})
     assert engine["worker"]["internal"] is True
-    assert len(engine["functions"]) == 12
+    assert len(engine["functions"]) == 13
     assert [row["id"] for row in engine["trigger_types"]] == [
         "engine::functions-available",
         "engine::workers-available",
