@@ -15,14 +15,19 @@ from pydantic import BaseModel
 
 from ._protocol.messages import ABSENT
 from ._runtime.formats import as_format
+from .introspection import RegisterServiceInput
 from .options import RetryPolicy
-from .trigger import (
-    RegisterTriggerInput,
-    RegisterTriggerTypeInput,
-)
+from .trigger import RegisterTriggerInput, RegisterTriggerTypeInput
 from .triggers import TypedTrigger
 
-__all__ = ("CallRequest", "effective_namespace", "normalise_call", "normalise_trigger", "normalise_trigger_type")
+__all__ = (
+    "CallRequest",
+    "effective_namespace",
+    "normalise_call",
+    "normalise_service",
+    "normalise_trigger",
+    "normalise_trigger_type",
+)
 
 
 @dataclass(slots=True)
@@ -45,7 +50,40 @@ class CallRequest:
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
-def normalise_call(
+def normalise_call(*args: Any, **kwargs: Any) -> CallRequest:
+    """Bring a call into one shape: ``({...})``, ``(TriggerRequest)`` or ``(function_id, payload, ...)`` (A.4, B.8).
+
+    Keys of a dict that are not known are ignored, as upstream does.
+
+    Raises:
+        KeyError: No ``function_id``, or an enqueue without ``queue``.
+        TypeError: A value of the wrong type, or both forms at once.
+        ValueError: A blank namespace, a negative timeout, an action or dispatch that does not exist, a void call that
+            is to be repeated.
+    """
+    if len(args) == 1 and not kwargs and args[0].__class__ is dict:  # most calls, and a fraction of the time
+        request: dict[str, Any] = args[0]
+        function_id = request["function_id"]
+        if len(request) == 2 and "payload" in request and function_id.__class__ is str and function_id.strip():
+            return CallRequest(function_id, request["payload"])
+        return _of_mapping(request)
+    return _of_arguments(*args, **kwargs)
+
+
+def _of_mapping(request: Mapping[str, Any]) -> CallRequest:
+    get = request.get
+    return _call(
+        request["function_id"],
+        get("payload"),
+        get("action"),
+        get("timeout_ms"),
+        get("metadata"),
+        get("namespace"),
+        get("dispatch"),
+    )
+
+
+def _of_arguments(
     request: Any = ABSENT,
     payload: Any = ABSENT,
     *,
@@ -57,16 +95,6 @@ def normalise_call(
     dispatch: Any = None,
     retry: Any = None,
 ) -> CallRequest:
-    """Bring a call into one shape: ``({...})``, ``(TriggerRequest)`` or ``(function_id, payload, ...)`` (A.4, B.8).
-
-    Keys of a dict that are not known are ignored, as upstream does.
-
-    Raises:
-        KeyError: No ``function_id``, or an enqueue without ``queue``.
-        TypeError: A value of the wrong type, or both forms at once.
-        ValueError: A blank namespace, a negative timeout, an action or dispatch that does not exist, a void call that
-            is to be repeated.
-    """
     if retry is not None:
         wanted = normalise_call(
             request, payload, function_id=function_id, action=action, timeout_ms=timeout_ms, metadata=metadata,
@@ -88,19 +116,8 @@ def normalise_call(
         or not (action is timeout_ms is metadata is namespace is dispatch is None)
     ):
         raise TypeError("give a call as one request, or as function id, payload and keyword arguments; not as both")
-    if isinstance(request, dict | Mapping):
-        get = cast("Mapping[str, Any]", request).get
-        if "function_id" not in request:
-            raise KeyError("function_id")
-        return _call(
-            get("function_id"),
-            get("payload"),
-            get("action"),
-            get("timeout_ms"),
-            get("metadata"),
-            get("namespace"),
-            get("dispatch"),
-        )
+    if isinstance(request, Mapping):
+        return _of_mapping(cast("Mapping[str, Any]", request))
     if hasattr(request, "function_id"):
         # Ours or upstream's model. Attributes, not `model_dump()`: that would dump the payload without its aliases.
         return _call(
@@ -243,31 +260,62 @@ def normalise_trigger(
     raise TypeError(f"a trigger is a dict, a RegisterTriggerInput or a type's id, not {trigger.__class__.__name__}")
 
 
-def normalise_trigger_type(trigger_type: Any, description: Any = ABSENT) -> RegisterTriggerTypeInput:
-    """Bring a trigger type into one shape: ``({...})``, ``(RegisterTriggerTypeInput)`` or ``(id, description)``.
+def normalise_trigger_type(*args: Any, **kwargs: Any) -> tuple[RegisterTriggerTypeInput, Any]:
+    """Bring a trigger type into one shape: ``({...} or model, handler)`` or ``(id, description, handler, *, formats)``.
 
     Types given as formats become JSON Schema; everything else passes as it is.
+
+    Returns:
+        The trigger type, and its handler as it was given.
 
     Raises:
         pydantic.ValidationError: A field is missing or of the wrong type. It is a ``ValueError``.
         TypeError: Both forms at once, or neither.
     """
-    if isinstance(trigger_type, str):
-        if description is ABSENT:
-            raise TypeError("a trigger type is given as id and description, or as one request")
-        trigger_type = {"id": trigger_type, "description": description}
-    elif description is not ABSENT:
-        raise TypeError("give a trigger type as one request, or as id and description; not as both")
-    if isinstance(trigger_type, BaseModel):
-        trigger_type = _attributes(trigger_type)
-    if not isinstance(trigger_type, Mapping):
-        raise TypeError(
-            f"a trigger type is a dict, a RegisterTriggerTypeInput or an id, not {type(trigger_type).__name__}"
-        )
-    wanted = RegisterTriggerTypeInput.model_validate(dict(cast("Mapping[str, Any]", trigger_type)))
+    is_id = isinstance(args[0] if args else kwargs.get("id"), str)
+    fields, handler = (_type_of_parts if is_id else _type_of_request)(*args, **kwargs)
+    wanted = RegisterTriggerTypeInput.model_validate(fields)
     wanted.trigger_request_format = _schema(wanted.trigger_request_format)
     wanted.call_request_format = _schema(wanted.call_request_format)
-    return wanted
+    return wanted, handler
+
+
+def _type_of_parts(id: str, description: str, handler: Any, **formats: Any) -> tuple[dict[str, Any], Any]:
+    unknown = set(formats) - {"trigger_request_format", "call_request_format"}
+    if unknown:
+        raise TypeError(f"register_trigger_type has no parameter {min(unknown)!r}")
+    return {"id": id, "description": description, **formats}, handler
+
+
+def _type_of_request(trigger_type: Any, handler: Any) -> tuple[dict[str, Any], Any]:
+    if isinstance(trigger_type, BaseModel):
+        return _attributes(trigger_type), handler
+    if isinstance(trigger_type, Mapping):
+        return dict(cast("Mapping[str, Any]", trigger_type)), handler
+    raise TypeError(f"a trigger type is a dict, a RegisterTriggerTypeInput or an id, not {type(trigger_type).__name__}")
+
+
+def normalise_service(*args: Any, **kwargs: Any) -> RegisterServiceInput:
+    """Bring a service into one shape: ``({...})``, ``(RegisterServiceInput)`` or ``(id, description, parent_id)``.
+
+    Raises:
+        pydantic.ValidationError: A field is missing or of the wrong type. It is a ``ValueError``.
+        TypeError: Both forms at once, or neither.
+    """
+    is_id = isinstance(args[0] if args else kwargs.get("id"), str)
+    return RegisterServiceInput.model_validate((_service_of_parts if is_id else _service_of_request)(*args, **kwargs))
+
+
+def _service_of_parts(id: str, description: str | None = None, parent_id: str | None = None) -> dict[str, Any]:
+    return {"id": id, "description": description, "parent_service_id": parent_id}
+
+
+def _service_of_request(service: Any) -> dict[str, Any]:
+    if isinstance(service, BaseModel):
+        return _attributes(service)
+    if isinstance(service, Mapping):
+        return dict(cast("Mapping[str, Any]", service))
+    raise TypeError(f"a service is a dict, a RegisterServiceInput or an id, not {type(service).__name__}")
 
 
 def _trigger(fields: Mapping[str, Any]) -> RegisterTriggerInput:

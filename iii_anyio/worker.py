@@ -29,15 +29,18 @@ from ._runtime.supervisor import Supervisor
 from .abc import ChannelConnector
 from .channel import ReceivedEnds
 from .errors import ConnectError, WorkerStateError
+from .health import Health, answer, report
 from .options import ConnectionStateCallback, IIIConnectionState, InitOptions, RetryPolicy
 from .process_marker import announce_process
 from .remotes import Remote
+from .trigger import TriggerAction
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from .abc import Background, ChannelWire, Connector, OpenChannel
     from .errors import IIIError
+    from .observability._worker import WorkerTelemetry
     from .trigger import TriggerRequest
 
 __all__ = ("Worker", "WorkerMethods", "open_worker")
@@ -56,7 +59,7 @@ class WorkerMethods(Registering, Observers, Discovery):
     # -- calls ---------------------------------------------------------------------------------------------------
 
     @overload
-    def trigger(self, request: dict[str, Any] | TriggerRequest, /, *, retry: RetryPolicy | None = None) -> Any: ...
+    def trigger(self, request: dict[str, Any] | TriggerRequest, *, retry: RetryPolicy | None = None) -> Any: ...
     @overload
     def trigger(
         self,
@@ -103,7 +106,7 @@ class WorkerMethods(Registering, Observers, Discovery):
 
     @overload
     async def trigger_async(
-        self, request: dict[str, Any] | TriggerRequest, /, *, retry: RetryPolicy | None = None
+        self, request: dict[str, Any] | TriggerRequest, *, retry: RetryPolicy | None = None
     ) -> Any: ...
     @overload
     async def trigger_async(
@@ -136,6 +139,28 @@ class WorkerMethods(Registering, Observers, Discovery):
 
     call = trigger
     call_async = trigger_async
+
+    def trigger_void(self, function_id: str, payload: Any = None) -> None:
+        """Call a function without waiting for a result, from any thread and also on the worker's own loop.
+
+        The name of releases up to 0.8 for ``trigger`` with ``TriggerAction.Void()``. While there is no connection the
+        call waits for one; if it then cannot be sent, that is logged.
+
+        Raises:
+            ShutdownError: The worker has shut down.
+            EncodeError: The payload is not JSON.
+
+        Wire: InvokeFunction.
+        """
+        request = normalise_call(function_id, payload, action=TriggerAction.Void())
+        caller = self._supervisor.caller
+        if caller.is_on_loop():  # where `trigger` refuses to wait for room; there is nothing else to wait for
+            call = caller._make(*self._call(request), None)  # pyright: ignore[reportPrivateUsage]
+            caller._submit_foreign(call)  # pyright: ignore[reportPrivateUsage]
+        else:
+            caller.call_blocking(*self._call(request))
+
+    call_void = trigger_void
 
     @overload
     def remote(
@@ -218,6 +243,13 @@ class WorkerMethods(Registering, Observers, Discovery):
         """What the engine calls this connection; changes with every reconnect."""
         return self._supervisor.session.worker_id
 
+    def health(self) -> Health:
+        """Look how this worker is: alive, ready, how much it has to do. From any thread.
+
+        ``InitOptions(health=HealthOptions(port=...))`` also answers HTTP ``/livez`` and ``/readyz``.
+        """
+        return report(self._supervisor)
+
     @property
     def namespace(self) -> str | None:
         """This worker's namespace; None is the engine's default."""
@@ -227,6 +259,19 @@ class WorkerMethods(Registering, Observers, Discovery):
     def fatal_error(self) -> IIIError | None:
         """Why the engine refused this worker for good; None while it has not."""
         return self._supervisor.session.fatal
+
+    async def connect_async(self) -> None:
+        """Do nothing: a worker connects by itself, from its start on and again after each loss.
+
+        For programs of releases that had to ask for it. To wait for the engine, see ``wait_ready``.
+
+        Raises:
+            ShutdownError: The worker has shut down.
+
+        Upstream: III.connect_async.
+        """
+        self._checked()
+        await checkpoint()
 
     async def shutdown_async(self) -> None:
         """Drain running handlers, deliver their results, close, and wait until that is done. Twice is fine.
@@ -325,27 +370,53 @@ async def run_worker(
     url = resolve_engine_url(address)
     namespace = resolve_namespace(options)
     with worker_name(options) as name:
-        if connector is not None and options.telemetry is not None and options.telemetry.project_name is not None:
-            project_name, connect, unmark = None, connector, None  # nothing that may block
+        has_project = options.telemetry is not None and options.telemetry.project_name is not None
+        if connector is not None and has_project and options.otel is False:
+            project_name, connect, unmark, telemetry = None, connector, None, None  # nothing that may block
         else:
-            project_name, connect, unmark = await to_thread.run_sync(_prepare, url, options, connector, name)
+            project_name, connect, unmark, telemetry = await to_thread.run_sync(_prepare, url, options, connector, name)
         try:
-            supervisor = Supervisor(url, connect, options, identity(name, namespace, project_name, options))
+            supervisor = Supervisor(
+                url,
+                connect,
+                options,
+                identity(name, namespace, project_name, options),
+                None if telemetry is None else telemetry.instrument,
+            )
+            _add_health(supervisor, options)
+            if telemetry is not None:
+                telemetry.attach(supervisor, options)
             open_channel = _channels(url, options, connector)
             supervisor.dispatcher.use_channels(open_channel, partial(ReceivedEnds, open_channel, supervisor.caller))
             async with supervisor.run():
                 yield supervisor, namespace
         finally:
-            if unmark is not None:
-                with last_words(1.0):
-                    await to_thread.run_sync(unmark)
+            for undo in (unmark, None if telemetry is None else telemetry.detach):
+                if undo is not None:
+                    with last_words(1.0):
+                        await to_thread.run_sync(undo, abandon_on_cancel=True)
+
+
+def _add_health(supervisor: Supervisor, options: InitOptions) -> None:
+    health = options.health
+    if health is not None and (health.port is not None or health.blocked_after is not None):
+        from ._runtime.health import HealthServer, LoopWatch
+
+        supervisor.loop_watch = LoopWatch(health)
+        supervisor.services.append(supervisor.loop_watch)
+        if health.port is not None:
+            supervisor.health_server = HealthServer(health, partial(answer, supervisor))
+            supervisor.services.append(supervisor.health_server)
 
 
 def _prepare(
     url: str, options: InitOptions, connector: Connector | None, name: str
-) -> tuple[str | None, Connector, Callable[[], None] | None]:
-    """What may block: the disk, and the first import of httpx, some tenths of a second."""
+) -> tuple[str | None, Connector, Callable[[], None] | None, WorkerTelemetry | None]:
+    """What may block: the disk, and the first import of httpx and of OpenTelemetry, some tenths of a second."""
+    from .observability._worker import worker_telemetry
+
     project_name = find_project_name()
+    telemetry = worker_telemetry(options, url, connector, name, _wire_options(options))
     unmark: Callable[[], None] | None = None
     if connector is None:  # a worker on a DirectWire never needs httpx, and is of no interest outside
         from ._wire.connect import websocket_connector
@@ -353,7 +424,7 @@ def _prepare(
         connector = websocket_connector(url, **_wire_options(options))
         if options.process_marker:
             unmark = announce_process(url, name)
-    return project_name, connector, unmark
+    return project_name, connector, unmark, telemetry
 
 
 def _wire_options(options: InitOptions) -> dict[str, Any]:

@@ -369,6 +369,11 @@ class Framing:
             close = self._protocol.close_sent
             raise LinkClosed(*(self.closed or ((int(close.code), close.reason) if close is not None else (1006, ""))))
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be sent any more: a close frame was sent or received, or the stream ended."""
+        return self._protocol.state is not OPEN
+
     # Control frames
 
     def ping(self, payload: bytes) -> None:
@@ -392,6 +397,11 @@ class Framing:
             self._protocol.send_close(code, reason)
         except ProtocolError:
             self._protocol.send_close()
+
+    @property
+    def has_data_to_send(self) -> bool:
+        """Whether ``data_to_send`` has something."""
+        return bool(self._protocol.writes)
 
     def data_to_send(self) -> list[bytes]:
         """Take the control frames to write: pings, pongs and close frames, in order."""

@@ -32,6 +32,11 @@ MAX_DEPTH: Final = 127
 _OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 """pydantic-core writes both otherwise (``Z``, aliases), and a value has one text."""
 
+_loads: Final = orjson.loads
+
+_SHALLOW: Final = 2 * MAX_DEPTH
+"""Bytes in which there is no room for more than 127 levels."""
+
 _LARGE: Final = 16_384
 """Bytes from which a scan of the text costs more than it takes to see that a value has few parts."""
 
@@ -66,7 +71,7 @@ def to_json(value: object, nulls: int = 0) -> bytes:
             fault = None if _is_written_alike(value, text) else _find_fault(value)
             if fault is not None:
                 raise EncodeError(fault)
-    if _may_be_deep(text) and _is_too_deep(text):
+    if len(text) > _SHALLOW and _may_be_deep(text) and _is_too_deep(text):
         raise EncodeError(_find_fault(value) or f"the value is nested deeper than {MAX_DEPTH} levels")
     return text
 
@@ -77,13 +82,14 @@ def from_json(data: bytes | bytearray | memoryview | str) -> Any:
     Raises:
         DecodeError: Not JSON, not UTF-8, a number no double can hold, or more than 127 levels.
     """
-    if not isinstance(data, bytes):
+    if data.__class__ is not bytes:
         data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
+    size = len(data)
     try:
-        value = orjson.loads(data) if len(data) < _LARGE else _from_large_json(data)
+        value = _loads(data) if size < _LARGE else _from_large_json(data)
     except ValueError as error:
         raise DecodeError(f"not JSON: {error}") from error
-    if _may_be_deep(data) and _is_too_deep(data):
+    if size > _SHALLOW and _may_be_deep(data) and _is_too_deep(data):
         raise DecodeError(f"nested deeper than {MAX_DEPTH} levels")
     return value
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from ..errors import (
     AuthenticationError,
@@ -82,6 +82,11 @@ class Keepsake:
     def __init__(self, text: bytes, unwritten: Callable[[], None]) -> None:
         self.text: bytes = text
         self.unwritten: Callable[[], None] = unwritten
+
+
+_JOINING: Final = Phase.JOINING
+_JOINED: Final = Phase.JOINED
+"""Members looked up once: an enumeration finds its members by a function each time."""
 
 
 class WorkerSession:
@@ -201,7 +206,7 @@ class WorkerSession:
         """
         if self.fatal is not None:
             raise self.fatal
-        if self.phase is Phase.JOINED:
+        if self.phase is _JOINED:
             self._outgoing.append(call)
             self.outgoing_bytes += len(call.text)
         else:
@@ -210,9 +215,10 @@ class WorkerSession:
 
     def answer(self, link: int, text: bytes) -> bool:
         """Send the result of an invocation that came on ``link``; False when that link is gone."""
-        if link != self.link or self.phase not in {Phase.JOINING, Phase.JOINED}:
+        if link != self.link or (self.phase is not _JOINED and self.phase is not _JOINING):
             return False
-        self._put(text)
+        self._outgoing.append(text)
+        self.outgoing_bytes += len(text)
         return True
 
     def put_keepsake(self, text: bytes, unwritten: Callable[[], None]) -> None:

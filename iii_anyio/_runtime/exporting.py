@@ -21,7 +21,8 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import anyio
-from anyio import CancelScope, create_task_group, current_time, move_on_after, to_thread
+from anyio import CancelScope, create_task_group, current_time, from_thread, move_on_after, to_thread
+from anyio.lowlevel import EventLoopToken, current_token
 
 from .._protocol.liveness import Liveness
 from ..errors import ConnectError, LinkClosed, WorkerStateError
@@ -104,6 +105,7 @@ class Exporter:
         self._is_finishing = False
         self._flushes: list[anyio.Event] = []
         self._reported = 0
+        self._token: EventLoopToken | None = None
         self.connections: int = 0
         """How often a connection was made."""
 
@@ -111,6 +113,7 @@ class Exporter:
 
     async def run(self) -> None:
         """Export until ``finish`` has been obeyed, or cancelled."""
+        self._token = current_token()
         mailbox = Mailbox()
 
         def filled(is_urgent: bool) -> None:
@@ -143,8 +146,24 @@ class Exporter:
             logger.warning("%d records of telemetry were not delivered before the worker's end", left)
         self._report_dropped()
 
-    async def flush(self) -> None:
-        """Wait until what has been recorded so far is delivered. The caller bounds it."""
+    async def flush(self, seconds: float) -> None:
+        """Wait until what has been recorded so far is delivered, at most so long. On any loop."""
+        token = self._token
+        if token is None:
+            return
+        if current_token().native_token is not token.native_token:
+            await to_thread.run_sync(self._flush_blocking, seconds, token, abandon_on_cancel=True)
+            return
+        with move_on_after(seconds):
+            await self._flush()
+
+    def _flush_blocking(self, seconds: float, token: EventLoopToken) -> None:
+        try:
+            from_thread.run(self.flush, seconds, token=token)
+        except RuntimeError as exc:  # that loop has ended, with everything delivered or reported
+            logger.debug("nothing to flush: %s", exc)
+
+    async def _flush(self) -> None:
         await self._collect_now()
         if self._ended.is_set():
             return

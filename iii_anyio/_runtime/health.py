@@ -1,4 +1,4 @@
-"""A worker that looks after itself: how late its event loop is, what blocks it, and an HTTP endpoint that says how it is.
+"""A worker that looks after itself: how late its event loop is, what blocks it, an HTTP endpoint that says how it is.
 
 Tasks, as services of the supervisor:
 
@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -168,7 +169,9 @@ class HealthServer:
             ("connection", "close"),
             *([("allow", "GET, HEAD")] if allow else []),
         ]
-        answer_bytes = connection.send(h11.Response(status_code=status, headers=headers)) or b""
+        answer_bytes = (
+            connection.send(h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)) or b""
+        )
         if not head_only:
             answer_bytes += connection.send(h11.Data(data=body)) or b""
         await stream.send(answer_bytes)

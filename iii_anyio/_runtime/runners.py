@@ -18,7 +18,6 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from anyio import NoEventLoopError, get_current_task
 from anyio.lowlevel import checkpoint
 
 if TYPE_CHECKING:
@@ -76,14 +75,11 @@ class Runners(Generic[T]):
         self._is_led = True
         if self._idle:
             self._idle.pop().wake()
+        elif self._backend.can_start_tasks():
+            self._start_runner()
         else:
-            try:
-                get_current_task()
-            except NoEventLoopError:  # asyncio, in a function that another thread posted: only tasks start tasks there
-                self._is_wanted = True
-                self._ask_host()
-            else:
-                self._start_runner()
+            self._is_wanted = True
+            self._ask_host()
 
     def start_wanted(self) -> None:
         """Start the runner that could not be started where it was wanted. In a task."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from .._protocol.messages import Message
     from ..abc import Connector
+    from .health import HealthServer, LoopWatch
     from .instrument import Instrument, Service
 
 __all__ = ("Supervisor",)
@@ -83,6 +84,8 @@ class Supervisor:
         )
         self.services: list[Service] = []
         """Run beside the worker; to be filled before ``run``."""
+        self.loop_watch: LoopWatch | None = None
+        self.health_server: HealthServer | None = None
         self.reports: Reports = Reports(self.session, self.outbox, self.caller.now)
         self.owning: Owning = Owning(
             self.session,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ("CallNext", "Middleware", "MiddlewareInvocation", "check_middleware", "wrap")
 
 
-@dataclass(slots=True, frozen=True, eq=False, kw_only=True)
+@dataclass(slots=True, eq=False, kw_only=True)
 class MiddlewareInvocation(Invocation):
     """The invocation that a middleware is around.
 

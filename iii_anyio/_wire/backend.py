@@ -8,9 +8,15 @@ Below: nothing. Above: ``streams``, calls and runners.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import anyio
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable
+
     from anyio.lowlevel import EventLoopToken
 
 __all__ = ("Backend", "Slot", "backend_of")
@@ -41,19 +47,43 @@ class Backend(Protocol):
         """Whether this is the loop that runs in this thread now."""
         ...
 
+    def now(self) -> float:
+        """The loop's clock, as ``anyio.current_time``, also in functions that another thread posted to it."""
+        ...
+
+    def wait_readable(self, sock: socket.socket) -> Awaitable[None]:
+        """As ``anyio.wait_readable``."""
+        ...
+
+    def wait_writable(self, sock: socket.socket) -> Awaitable[None]:
+        """As ``anyio.wait_writable``."""
+        ...
+
+    def can_start_tasks(self) -> bool:
+        """Whether task groups can start tasks from here; on asyncio not in functions that another thread posted."""
+        ...
+
     def is_cancelling(self) -> bool:
         """Whether the running task has been cancelled for good by a means that is not anyio's."""
         ...
 
 
 def backend_of(token: EventLoopToken) -> Backend:
-    """The primitives of the event loop of ``token``."""
+    """The primitives of the event loop of ``token``; one set for each loop."""
     native: Any = token.native_token
-    return _futures(native) if hasattr(native, "create_future") else _parked_tasks(native)
+    reference = _backends.get(native)
+    backend = None if reference is None else reference()
+    if backend is None:
+        backend = _futures(native) if hasattr(native, "create_future") else _parked_tasks(native)
+        _backends[native] = weakref.ref(backend)  # weak, for it knows the loop, which is the key
+    return backend
+
+
+_backends: Final[weakref.WeakKeyDictionary[object, weakref.ref[Backend]]] = weakref.WeakKeyDictionary()
 
 
 def _futures(loop: Any) -> Backend:
-    from asyncio import current_task, get_running_loop
+    from asyncio import _get_running_loop, current_task  # pyright: ignore[reportPrivateUsage]  no exception for None
 
     create_future = loop.create_future
 
@@ -74,11 +104,19 @@ def _futures(loop: Any) -> Backend:
         name: Literal["asyncio", "trio"] = "asyncio"
         new_slot = FutureSlot
 
+        now = staticmethod(loop.time)
+
+        def wait_readable(self, sock: socket.socket) -> Awaitable[None]:
+            return anyio.wait_readable(sock)
+
+        def wait_writable(self, sock: socket.socket) -> Awaitable[None]:
+            return anyio.wait_writable(sock)
+
         def is_here(self) -> bool:
-            try:
-                return get_running_loop() is loop
-            except RuntimeError:
-                return False
+            return _get_running_loop() is loop
+
+        def can_start_tasks(self) -> bool:
+            return current_task(loop) is not None
 
         def is_cancelling(self) -> bool:
             task = current_task(loop)
@@ -88,6 +126,8 @@ def _futures(loop: Any) -> Backend:
 
 
 def _parked_tasks(token: Any) -> Backend:
+    from trio import ClosedResourceError as TrioClosedError
+    from trio import current_time
     from trio.lowlevel import (
         Abort,
         Task,
@@ -95,7 +135,9 @@ def _parked_tasks(token: Any) -> Backend:
         current_trio_token,
         in_trio_run,
         reschedule,
+        wait_readable,
         wait_task_rescheduled,
+        wait_writable,
     )
 
     class TaskSlot:
@@ -123,9 +165,25 @@ def _parked_tasks(token: Any) -> Backend:
     class Trio:
         name: Literal["asyncio", "trio"] = "trio"
         new_slot = TaskSlot
+        now = staticmethod(current_time)
+
+        async def wait_readable(self, sock: socket.socket) -> None:
+            try:
+                await wait_readable(sock)
+            except (TrioClosedError, ValueError):  # closed meanwhile, or before
+                raise anyio.ClosedResourceError from None
+
+        async def wait_writable(self, sock: socket.socket) -> None:
+            try:
+                await wait_writable(sock)
+            except (TrioClosedError, ValueError):
+                raise anyio.ClosedResourceError from None
 
         def is_here(self) -> bool:
             return in_trio_run() and current_trio_token() is token
+
+        def can_start_tasks(self) -> bool:
+            return True
 
         def is_cancelling(self) -> bool:
             return False  # trio cancels by scopes alone

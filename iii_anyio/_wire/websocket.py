@@ -114,7 +114,8 @@ class WebSocketWire:
     async def receive(self) -> list[bytes]:
         """Wait for bytes; return the messages they complete, text and binary alike. See ``Wire.receive``."""
         messages = self._framing.receive(await self._read_some())
-        await self._after_reading(has_messages=bool(messages))
+        if not messages or self._framing.has_data_to_send:
+            await self._after_reading(has_messages=bool(messages))
         return messages
 
     async def receive_typed(self) -> list[tuple[bool, bytes]]:
@@ -172,10 +173,15 @@ class WebSocketWire:
 
     def send_now(self, take: Callable[[], Sequence[bytes]]) -> bool:
         """Write small messages without waiting. See ``Wire.send_now``."""
-        if self._write_now is None or self._rest or self._control or self._writing.locked() or self._over() is not None:
+        if (
+            self._write_now is None or self._rest or self._control or self._writing.locked()
+            or self._lost is not None or self._closing is not None or self._framing.is_over
+        ):  # fmt: skip
             return False
-        data = b"".join(part for run in self._framing.send(take()) for part in run)
-        self._rest = data[self._write_now(data) :]
+        data = b"".join([part for run in self._framing.send(take()) for part in run])
+        written = self._write_now(data)
+        if written < len(data):
+            self._rest = data[written:]
         return True
 
     @property

@@ -81,7 +81,7 @@ def test_mistakes_are_raised_at_their_caller_and_nothing_is_sent(client: IIIClie
         with pytest.raises(EncodeError):
             client.trigger(echo(client), payload)
     with pytest.raises(PayloadTooLargeError):
-        client.trigger(echo(client), "x" * 67_108_864)
+        client.trigger(echo(client), "x" * 67_108_864, dispatch="remote")
     with pytest.raises(ValueError, match="namespace"):
         client.trigger(echo(client), {}, namespace=" ")
     assert client.trigger(echo(client), 1) == 1

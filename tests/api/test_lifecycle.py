@@ -176,7 +176,7 @@ async def test_pending_calls_fail_when_the_engine_stops_and_calls_work_again_whe
 
                 async def call() -> None:
                     with pytest.raises(InvocationError) as caught:
-                        await iii.trigger_async("never", {})
+                        await iii.trigger_async("never", {}, dispatch="remote")
                     codes.append(caught.value.code)
 
                 async with create_task_group() as calls:
