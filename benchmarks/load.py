@@ -222,9 +222,7 @@ class Scene:
         before, cpu = time.perf_counter(), self.usage.cpu()
         shares = [workers * (index + 1) // processes - workers * index // processes for index in range(processes)]
         self.peers = [
-            stack.enter_context(
-                _start("peers", url, sum(shares[:index]), share, workers, functions // workers)
-            )
+            stack.enter_context(_start("peers", url, sum(shares[:index]), share, workers, functions // workers))
             for index, share in enumerate(shares)
         ]
         for peer in self.peers:

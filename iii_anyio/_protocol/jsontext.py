@@ -37,8 +37,11 @@ _loads: Final = orjson.loads
 _SHALLOW: Final = 2 * MAX_DEPTH
 """Bytes in which there is no room for more than 127 levels."""
 
-_LARGE: Final = 16_384
+_SCANNED: Final = 600
 """Bytes from which a scan of the text costs more than it takes to see that a value has few parts."""
+
+_LARGE: Final = 2048
+"""Bytes from which it matters which library decodes a long string."""
 
 _FEW: Final = 64
 """Parts of a value that has few."""
@@ -63,8 +66,8 @@ def to_json(value: object, nulls: int = 0) -> bytes:
     except TypeError:
         text = _to_json_by_pydantic(value)
     else:
-        if len(text) >= _LARGE and _is_small_and_plain(value):
-            return text
+        if len(text) > _SCANNED and _is_small_and_plain(value):
+            return text  # the scans below would take longer than this look at the value
         # orjson writes null for NaN and Infinity, pydantic-core their names: the texts are the same if there are none.
         # (rfind takes half the time of find and in)
         if text.rfind(b"null") >= 0 and text.count(b"null") > nulls:
@@ -89,7 +92,12 @@ def from_json(data: bytes | bytearray | memoryview | str) -> Any:
         value = _loads(data) if size < _LARGE else _from_large_json(data)
     except ValueError as error:
         raise DecodeError(f"not JSON: {error}") from error
-    if size > _SHALLOW and _may_be_deep(data) and _is_too_deep(data):
+    if (
+        size > _SHALLOW
+        and not (size > _SCANNED and _is_small_and_plain(value))
+        and _may_be_deep(data)
+        and _is_too_deep(data)
+    ):
         raise DecodeError(f"nested deeper than {MAX_DEPTH} levels")
     return value
 
@@ -121,7 +129,7 @@ def _is_written_alike(value: object, text: bytes) -> bool:
 
 def _from_large_json(text: bytes) -> Any:
     """Decode, faster where the bulk is a few long strings: pydantic-core reads plain ASCII at four times the speed."""
-    if text.isascii() and b"\\" not in text and not _has_more_than(_FEW - 1, text, b",", b"[", b"{"):
+    if text.isascii() and b"\\" not in text and not _has_more_than(_FEW - 1, text, b","):
         try:
             value = pydantic_core.from_json(text, allow_inf_nan=False, cache_strings="keys")
         except ValueError:

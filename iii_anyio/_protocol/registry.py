@@ -22,8 +22,9 @@ class Registration:
 
     def __init__(self, id: str, register: bytes, unregister: bytes, target: Any = None) -> None:
         self.id: str = id
-        self.register: bytes = register
-        self.unregister: bytes = unregister
+        # Copies: what orjson returns keeps the 4 KiB buffer it was written in.
+        self.register: bytes = bytes(memoryview(register))
+        self.unregister: bytes = bytes(memoryview(unregister))
         self.target: Any = target
         self.link: int = 0  # number of the link it was last sent on
         self.refusal: IIIError | None = None  # why the engine or a provider refused it on that link
