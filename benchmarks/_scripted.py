@@ -56,7 +56,7 @@ class ScriptedEngine:
                         waiting = min(left, message.data["in_flight"])
                         left -= waiting
                         out += [encode(InvokeFunction("bench::serve", invocation, new_id())) for _ in range(waiting)]
-                    else:
+                    elif message.function_id != "bench::never":
                         out.append(encode(InvocationResult(message.invocation_id, message.function_id, message.data)))
             if out:
                 await wire.send(out)

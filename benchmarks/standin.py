@@ -2,7 +2,8 @@
 
 It answers every call itself. ``bench::echo`` returns its payload, which measures a caller. ``bench::flood`` with
 ``{"calls", "in_flight", "size"}`` calls the caller's own function ``bench::serve`` so many times, so many at once, and
-answers when all have come back, which measures a callee. Everything else is answered ``null``.
+answers when all have come back, which measures a callee. ``bench::cpu`` is answered with the CPU seconds this process
+has used, ``bench::never`` not at all, everything else ``null``.
 
     python -m benchmarks.standin        prints its URL and runs until its standard input ends
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -90,7 +92,9 @@ class Connection(WSListener):  # type: ignore[misc]  # picows is not typed
         if function_id == "bench::flood":
             self.flood = Flood(self, message["invocation_id"], **data)
             return
-        result = data if function_id == "bench::echo" else None
+        if function_id == "bench::never":
+            return
+        result = data if function_id == "bench::echo" else time.process_time() if function_id == "bench::cpu" else None
         self.answer(message["invocation_id"], function_id, result)
 
     def answer(self, invocation_id: str, function_id: str, result: object) -> None:
