@@ -12,7 +12,7 @@ ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check lint types bench coverage format changelog clean
+.PHONY: help demo dev test interop check lint types bench soak coverage format changelog clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -26,6 +26,9 @@ dev: $(VENV)/.installed-all ## the development engine with an example applicatio
 test: check ## lint, types and every test (one file: make test ARGS=tests/test_layers.py)
 	$(RUN) -m pytest $(ARGS)
 
+interop: $(VENV)/.installed-dev ## judges from outside: other SDKs, Autobahn (one: make interop ARGS=node)
+	$(RUN) -m tests.interop.run $(ARGS)
+
 check: lint types ## lint and types, without tests
 
 lint: $(VENV)/.installed-dev
@@ -37,8 +40,11 @@ types: $(VENV)/.installed-dev
 	$(RUN) -m pyright --pythonpath $(RUN) $(CODE)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pyright --verifytypes iii_anyio --ignoreexternal
 
-bench: $(VENV)/.installed-dev ## the benchmarks
-	$(if $(wildcard benchmarks/run.py),$(RUN) -m benchmarks.run $(ARGS),@echo "no benchmarks/run.py yet")
+bench: $(VENV)/.installed-bench ## the benchmarks, about 15 minutes (in short: make bench ARGS=--quick)
+	$(RUN) -m benchmarks.run $(ARGS)
+
+soak: $(VENV)/.installed-dev ## minutes of random faults: make soak ARGS="10 --seed 7"
+	$(RUN) -m benchmarks.soak $(ARGS)
 
 coverage: $(VENV)/.installed-dev ## the tests, with the lines and branches they miss
 	$(RUN) -m coverage erase
@@ -54,7 +60,8 @@ changelog: $(VENV)/.installed-dev ## what the next release would say
 	$(RUN) -m towncrier build --draft --version next
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-interop dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf tests/interop/node/node_modules tests/interop/rust/target
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a set of extras; `dev` holds `all`. The versions hold for build tools too: newer pips read the second name.

@@ -97,6 +97,7 @@ async def _pending(count: int) -> float:
     async with open_worker("direct", options, connector=ScriptedEngine()) as iii:
         await iii.wait_ready()
         request = {"function_id": "bench::never", "payload": {"text": "x" * 180}, "timeout_ms": 600_000}
+        size = 0.0
         async with anyio.create_task_group() as group:
             gc.collect()
             tracemalloc.start()
@@ -113,6 +114,7 @@ async def _pending(count: int) -> float:
 
 async def _idle(count: int) -> float:
     """Bytes of a worker that does nothing, its end of the script included."""
+    size = 0.0
     async with anyio.create_task_group() as group:
         gc.collect()
         tracemalloc.start()

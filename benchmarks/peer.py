@@ -16,7 +16,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Self
 
@@ -92,12 +92,12 @@ async def drive(call: Call, calls: int, in_flight: int, size: int, gather: Calla
     return errors
 
 
-async def gather_asyncio(functions: list[Callable[[], Awaitable[None]]]) -> None:
+async def gather_asyncio(functions: list[Callable[[], Coroutine[Any, Any, None]]]) -> None:
     """Run all at once, the usual way of asyncio."""
     await asyncio.gather(*(function() for function in functions))
 
 
-async def gather_anyio(functions: list[Callable[[], Awaitable[None]]]) -> None:
+async def gather_anyio(functions: list[Callable[[], Coroutine[Any, Any, None]]]) -> None:
     """Run all at once in a task group."""
     from anyio import create_task_group
 
@@ -143,7 +143,7 @@ async def ours(role: str, url: str, calls: int, in_flight: int, size: int) -> di
 def client(kind: str, url: str) -> Any:
     """A client that blocks."""
     if kind == "iii-sdk":
-        import iii
+        import iii  # type: ignore[import-untyped]
 
         return iii.register_worker(url, iii.InitOptions(otel={"enabled": False}))
     import iii_anyio
@@ -207,7 +207,7 @@ async def bare(role: str, url: str, calls: int, in_flight: int, size: int) -> di
     done = asyncio.get_running_loop().create_future()
     wanted = request(size)
 
-    class Bare(WSListener):  # type: ignore[misc]  # picows is not typed
+    class Bare(WSListener):
         left = calls // 10 + 1
         waiting = 0
         watch = Stopwatch()
@@ -270,6 +270,7 @@ async def bare(role: str, url: str, calls: int, in_flight: int, size: int) -> di
             else:
                 self.flood(calls)
 
+    listener: Any
     transport, listener = await ws_connect(Bare, url, max_frame_size=128 * 1024 * 1024, read_buffer_init_size=262_144)
     await done
     transport.disconnect()

@@ -70,7 +70,7 @@ def measure() -> list[Row]:
                             for _ in range(in_flight):
                                 group.start_soon(work)
 
-                    _, cpu = wall_and_cpu(lambda f=foreign: anyio.run(f), CALLS)  # type: ignore[misc]
+                    _, cpu = wall_and_cpu(lambda f=foreign: anyio.run(f), CALLS)
                     rows.append(Row("portal", f"foreign loop, {in_flight} in flight, {backend}", cpu - script))
     return rows
 

@@ -48,7 +48,7 @@ def header(head: int, length: int) -> bytes:
     return struct.pack("!BBQ", head, 127, length)
 
 
-class Connection(WSListener):  # type: ignore[misc]  # picows is not typed
+class Connection(WSListener):
     """One worker."""
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -88,7 +88,8 @@ class Connection(WSListener):  # type: ignore[misc]  # picows is not typed
             return
         if kind != "invokefunction" or message.get("invocation_id") is None:
             return
-        function_id, data = message["function_id"], message.get("data")
+        function_id: str = message["function_id"]
+        data: Any = message.get("data")
         if function_id == "bench::flood":
             self.flood = Flood(self, message["invocation_id"], **data)
             return
