@@ -89,6 +89,10 @@ _PROTOCOL: Final = {
     "P-132": "malformed input of an engine function is a deserialization_error",
     "P-134": "a guarded listener asks who connects, refuses with an error and a close, and decides about calls",
     "P-135": "it may ask hooks about registrations, put a prefix before functions, and a middleware before calls",
+    "P-137": "what belongs to observers goes only to workers that have declared observe.v1",
+    "P-138": "an accepted function is confirmed with its observers, again after a reconnect",
+    "P-139": "an observer is active when its owner has acknowledged it and its target is there",
+    "P-140": "the engine says who calls, passes on the depth, and drops what goes deeper than 8",
     "G-1": "null payloads and null configs are sent as null",
     "G-2": "what the engine would drop in silence is refused before it is sent",
     "G-4": "_caller_worker_id appears in object payloads",
@@ -126,6 +130,10 @@ _PROTOCOL: Final = {
     "§9.4": "triggers of lost registrants and providers",
     "§9.5": "durable triggers",
     "§12.6": "references to channels",
+    "§16.6": "what a target of an observer gets",
+    "§16.7": "an owner calls targets by their observers",
+    "§16.9": "the codes of observers",
+    "§17": "calls of one's own functions need no link",
 }
 
 _BUILTINS: Final = {
@@ -170,6 +178,7 @@ _BUILTINS: Final = {
     "H-32": "headers of a middleware's response",
     "H-33": "a failing or missing middleware is a 500",
     "H-35": "global middleware is looked up in the route's namespace",
+    "H-36": "a listener's middleware is another protocol than a route's",
     "H-37": "status codes from 100 to 999, else 200",
     "H-38": "what is no response is 200 with {}",
     "H-39": "headers as object, or as list of lines",
@@ -288,6 +297,7 @@ _BUILTINS: Final = {
     "C-2": "the payload of a built-in function is an object",
     "C-3": "required fields are there and of their type; unknown ones are ignored",
     "C-5": "no result and a null result are the same",
+    "C-6": "errors of built-in functions have no stack trace",
     "C-7": "a trigger's metadata goes beside the payload of its calls",
     "C-8": "only false and an error of a condition keep the handler from being called",
     "ST-1": "the first set answers a null old_value",

@@ -17,13 +17,13 @@ from .._protocol.messages import ABSENT, InvokeFunction
 from ..errors import EncodeError, PayloadTooLargeError
 from ..filter import CompiledFilter
 from ._errors import shorten
-from ._observer_specs import PARTS, ObserverSpec
+from ._observer_specs import PARTS, Key, ObserverSpec
 
 if TYPE_CHECKING:
     from ._functions import FunctionTable
     from ._invocations import Invocations
 
-__all__ = ("MAX_DEPTH", "Activations", "Event", "Observer", "clean_caller")
+__all__ = ("MAX_DEPTH", "Activations", "Event", "Observer", "Watch", "clean_caller", "stamped_caller")
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,18 @@ def clean_caller(value: object) -> dict[str, Any]:
         kept = {name: parent[name] for name in _NAMES if isinstance(parent.get(name), str)}
         if kept:
             caller["parent"] = kept
+    return caller
+
+
+def stamped_caller(session: EngineSession, claimed: object) -> dict[str, Any]:
+    """Who calls: what a worker says of its handler, and what the engine knows of the worker (P-140)."""
+    caller = {} if claimed is None else clean_caller(claimed)
+    for name in ("worker_id", "worker_name"):
+        caller.pop(name, None)
+    if not session.is_in_process:  # those have no id outside
+        caller["worker_id"] = session.worker_id
+    if session.identity.name is not None:
+        caller["worker_name"] = session.identity.name
     return caller
 
 
@@ -100,6 +112,22 @@ class Observer:
     def is_open(self) -> bool:
         """Whether it is to get events that belong to it."""
         return self.session is not None and self.refusal is None and self.state != "disposed"
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """What is known of an observed invocation when it begins, and who watches it then (P-64)."""
+
+    observers: tuple[Observer, ...]
+    key: Key
+    parts: dict[str, Any]
+    started_at_ms: int
+    started_ns: int
+
+    def ended(self, result: Any, error: dict[str, Any] | None, now_ns: int) -> tuple[dict[str, Any], float]:
+        """All parts of the invocation, and its milliseconds."""
+        outcome = {"output": None if result is ABSENT else result} if error is None else {"error": error}
+        return self.parts | outcome, max(0, now_ns - self.started_ns) / 1e6
 
 
 @dataclass(slots=True)

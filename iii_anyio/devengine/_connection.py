@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio import CancelScope, create_task_group
+from anyio.lowlevel import current_token
 
 from .._protocol.engine_session import EngineSession, Phase
 from .._runtime.cleanup import last_words
+from .._wire.backend import backend_of
 from ..errors import LinkClosed
 
 if TYPE_CHECKING:
@@ -40,14 +42,15 @@ class EngineConnection:
         self._session = session
         self._grace = grace
         self._routed = routed
-        self._filled = anyio.Event()
+        self._backend = backend_of(current_token())
+        self._filled = self._backend.new_slot()
         self._scope = CancelScope()
 
     def wake(self) -> None:
         """Something is to be written, or the connection is to end."""
         if self._session.abort:
             self._scope.cancel()
-        self._filled.set()
+        self._filled.wake()
 
     async def run(self) -> None:
         """Serve until the end, and tell the router."""
@@ -90,12 +93,12 @@ class EngineConnection:
     async def _write(self) -> bool:
         session = self._session
         while True:
-            self._filled = anyio.Event()
             if texts := session.take_outgoing():
                 await self._wire.send(texts)
             elif session.close is not None:
                 return True
             else:
+                self._filled = self._backend.new_slot()
                 await self._filled.wait()
 
     async def _fix_namespace(self) -> bool:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from ._access import Grants
     from ._asgi_server import ASGIApp
     from ._builtin import Timer
+    from ._telemetry import Telemetry
     from .builtins.http import HttpOptions
 
 __all__ = ("Engine", "open_engine")
@@ -110,7 +111,7 @@ class Engine(AsyncContextManagerMixin):
 
     def connector(self) -> Connector:
         """A way to this engine without sockets: ``open_worker(connector=engine.connector())``."""
-        return _DirectConnector(lambda: self._connect_direct(is_builtin=False), self._channels)
+        return _DirectConnector(lambda: self._connect_direct(is_builtin=False), self._channels, self._router.telemetry)
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -271,24 +272,30 @@ class Engine(AsyncContextManagerMixin):
             handle_signals=False,
             shutdown_timeout=1.0,
             limits=Limits(max_concurrency=10_000, offline_queue=10_000),
+            otel=False,
         )
-        return open_worker(
-            "direct", options, connector=_DirectConnector(lambda: self._connect_direct(is_builtin=True), self._channels)
+        connect = _DirectConnector(
+            lambda: self._connect_direct(is_builtin=True), self._channels, self._router.telemetry
         )
+        return open_worker("direct", options, connector=connect)
 
 
 class _DirectConnector:
-    """Both ways into an engine of this process: for workers, and for the ends of their data channels."""
+    """The ways into an engine of this process: for workers, the ends of their data channels, and their telemetry."""
 
-    def __init__(self, connect: Connector, channels: Channels) -> None:
+    def __init__(self, connect: Connector, channels: Channels, telemetry: Telemetry) -> None:
         self._connect = connect
         self._channels = channels
+        self._telemetry = telemetry
 
     def __call__(self) -> AbstractAsyncContextManager[Wire]:
         return self._connect()
 
     def channel(self, channel_id: str, access_key: str, direction: str) -> AbstractAsyncContextManager[ChannelWire]:
         return self._channels.open(channel_id, access_key, direction)
+
+    def take_telemetry(self, frame: bytes) -> None:
+        self._telemetry.receive(frame, "a worker of this process")
 
 
 def open_engine(

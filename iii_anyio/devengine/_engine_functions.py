@@ -42,8 +42,12 @@ class Channel:
 def engine_builtins(router: Router) -> list[Builtin]:
     """The functions, ready for the router's table."""
 
-    def register_trigger(_session: EngineSession, data: dict[str, Any]) -> object:
-        return _register_trigger(router, data)
+    def register_trigger(session: EngineSession, data: dict[str, Any]) -> object:
+        guard = router.guards.get(session)
+        function_id: str = data["function_id"]
+        if guard is not None:
+            function_id = guard.durable_target(data["trigger_type"], function_id)
+        return _register_trigger(router, data, function_id)
 
     def unregister_trigger(_session: EngineSession, data: dict[str, Any]) -> object:
         return {"removed": router.triggers.unregister(data["id"])}  # idempotent, whoever asks (E-47)
@@ -93,7 +97,7 @@ def engine_builtins(router: Router) -> list[Builtin]:
     ]
 
 
-def _register_trigger(router: Router, data: dict[str, Any]) -> object:
+def _register_trigger(router: Router, data: dict[str, Any], function_id: str) -> object:
     """Make a durable binding; wait for the provider's answer, but not for ever (E-44, E-45, P-130)."""
     trigger_namespace: str | None = data.get("trigger_namespace")
     if trigger_namespace is not None and not trigger_namespace.strip():
@@ -101,7 +105,7 @@ def _register_trigger(router: Router, data: dict[str, Any]) -> object:
     message = RegisterTrigger(
         router.new_id(),
         data["trigger_type"],
-        data["function_id"],
+        function_id,
         data.get("config"),
         data.get("metadata", ABSENT),
         DEFAULT_NAMESPACE,

@@ -78,8 +78,7 @@ class FunctionTable:
 
     def __init__(self) -> None:
         self._by_id: dict[str, dict[str, Function]] = {}
-        self.has_changed = False
-        """Whether a (namespace, id) came or went since somebody last cleared this."""
+        self._was_there: dict[tuple[str, str], bool] = {}  # of those that came or went since `take_changed`
         self.open_endpoint: OpenEndpoint | None = None
         """Set by the built-in worker that calls external HTTP functions."""
         self.put: Callable[[Function], None] | None = None
@@ -103,9 +102,15 @@ class FunctionTable:
         """Where this id is registered, in order."""
         return sorted(self._by_id.get(function_id, ()))
 
-    def keys(self) -> frozenset[tuple[str, str]]:
-        """Every (namespace, id)."""
-        return frozenset((function.namespace, function.id) for function in self)
+    @property
+    def has_changed(self) -> bool:
+        """Whether a (namespace, id) came or went since ``take_changed``, perhaps to come back."""
+        return bool(self._was_there)
+
+    def take_changed(self) -> bool:
+        """Whether the set of (namespace, id) is another than at the last call. By what changed only."""
+        before, self._was_there = self._was_there, {}
+        return any((self.get(*key) is not None) is not was_there for key, was_there in before.items())
 
     def not_found(self, namespace: str, function_id: str) -> str:
         """The message of ``function_not_found``, word for word upstream's."""
@@ -177,7 +182,7 @@ class FunctionTable:
         if released.shadows is not None:
             functions[session.namespace] = released.shadows
         else:
-            self.has_changed = True
+            self._was_there.setdefault((session.namespace, function_id), True)
             if not functions:
                 del self._by_id[function_id]
         if self.gone is not None:
@@ -192,7 +197,8 @@ class FunctionTable:
 
     def _put(self, function: Function) -> None:
         functions = self._by_id.setdefault(function.id, {})
-        self.has_changed |= function.namespace not in functions
+        if function.namespace not in functions:
+            self._was_there.setdefault((function.namespace, function.id), False)
         functions[function.namespace] = function
         if self.put is not None:
             self.put(function)

@@ -31,6 +31,7 @@ from .._protocol.messages import (
     UnregisterTrigger,
     UnregisterTriggerType,
 )
+from ..errors import InvocationError
 from ._access import Decision, Grants, decide
 from ._errors import shorten
 from ._triggers import REGISTRATION_FAILED
@@ -308,6 +309,21 @@ class Guard:
                     config=changes.get("config", message.config),  # null too, if it is there (RB-20)
                 ),
             )
+
+    def durable_target(self, trigger_type: str, function_id: str) -> str:
+        """The function's id in the engine, for a trigger made by ``engine::register_trigger`` (E-46).
+
+        Raises:
+            InvocationError: The connection may not use this type.
+        """
+        types = self._grants.allowed_trigger_types
+        if types is not None and trigger_type not in types:
+            raise InvocationError(
+                "FORBIDDEN",
+                f"trigger type {shorten(trigger_type)!r} not allowed (add to allowed_trigger_types of the auth "
+                f"function's result)",
+            )
+        return self._prefixed(function_id)
 
     def _refuse_trigger(self, message: RegisterTrigger, code: str, problem: str) -> None:
         error = {"code": code, "message": problem}

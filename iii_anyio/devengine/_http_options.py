@@ -6,7 +6,6 @@ Above: ``builtins/http``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,12 +14,39 @@ from ._errors import shorten
 from ._http_messages import CorsOptions
 from ._settings import Section
 
-__all__ = ("GlobalMiddleware", "HttpOptions", "read_options")
+__all__ = ("CONFIG_SCHEMA", "NAME", "GlobalMiddleware", "HttpOptions", "read_options")
 
 logger: Final = logging.getLogger("iii_anyio.devengine.http")
 
 NAME: Final = "iii-http"
 _MAX_TIMEOUT_MS: Final = 86_400_000
+_TEXTS: Final = {"type": "array", "items": {"type": "string"}}
+CONFIG_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "host": {"type": "string"},
+        "port": {"type": "integer", "minimum": 0, "maximum": 65_535},
+        "default_timeout": {"type": "integer", "minimum": 1, "maximum": _MAX_TIMEOUT_MS},
+        "concurrency_request_limit": {"type": "integer", "minimum": 0},
+        "cors": {
+            "type": ["object", "null"],
+            "properties": {"allowed_origins": _TEXTS, "allowed_methods": _TEXTS},
+        },
+        "middleware": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["function_id"],
+                "properties": {
+                    "function_id": {"type": "string"},
+                    "phase": {"type": "string"},
+                    "priority": {"type": "integer"},
+                },
+            },
+        },
+    },
+}
+"""Of the configuration entry (H-2, CF-13)."""
 
 
 @dataclass
@@ -49,8 +75,8 @@ class HttpOptions:
     """One more request is answered 503. Upstream's key of the same meaning has no effect (H-50)."""
 
 
-def read_options(config: Mapping[str, Any]) -> HttpOptions:
-    """The options that a configuration file gives, with upstream's keys.
+def read_options(config: object) -> HttpOptions:
+    """The options that a configuration gives, with upstream's keys.
 
     Raises:
         ValueError: A wrong value.

@@ -18,21 +18,20 @@ from .._protocol.codec import canonical_uuid, is_uuid
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import ABSENT, InvocationResult, InvokeFunction, Message
 from ..errors import EncodeError, InvocationError, PayloadTooLargeError
-from ._activations import Event, Observer, clean_caller
+from ._activations import Event, Watch, stamped_caller
 from ._builtin import OBSERVABILITY, Builtin, Deferred
 from ._errors import INVALID_MESSAGE, error_body, has_error, shorten, to_body
-from ._functions import Function
-from ._observers import FEATURE_OBSERVE
+from ._observer_owners import knows_observers
 from ._salvage import salvage
 from ._telemetry import EngineSpan
 
 if TYPE_CHECKING:
-    from ._functions import Endpoint, FunctionTable
+    from ._functions import Endpoint, Function, FunctionTable
     from ._guard import Guard
     from ._observers import Observers
     from ._telemetry import Telemetry
 
-__all__ = ("Invocations", "Watch", "name_in_baggage")
+__all__ = ("Invocations", "name_in_baggage")
 
 logger = logging.getLogger(__name__)
 
@@ -71,17 +70,6 @@ class Invocation:
     watch: Watch | None = None
     """Set when somebody observes the function."""
     on_close: Callable[[], None] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Watch:
-    """What is known of an observed invocation when it begins (P-64)."""
-
-    observers: tuple[Observer, ...]
-    function: Function
-    parts: dict[str, Any]
-    started_at_ms: int
-    started_ns: int
 
 
 def name_in_baggage(baggage: str | None, function_id: str) -> str:
@@ -299,13 +287,7 @@ class Invocations:
             self._run(session, function, builtin, message, None)
 
     def _trace_back(self, session: EngineSession, invocation: Invocation, message: InvokeFunction) -> None:
-        """Note who calls: what the worker says of its handler, and what the engine knows of the worker (P-140)."""
-        lineage: dict[str, Any] = {} if session.is_in_process else {"worker_id": session.worker_id}
-        if session.identity.name is not None:
-            lineage["worker_name"] = session.identity.name
-        if message.caller is not None:
-            lineage = clean_caller(message.caller) | lineage
-        invocation.lineage, invocation.depth = lineage, message.observe_depth or 0
+        invocation.lineage, invocation.depth = stamped_caller(session, message.caller), message.observe_depth or 0
 
     # -- what is observed ----------------------------------------------------------------------------------------
 
@@ -317,22 +299,24 @@ class Invocations:
                 parts["caller"] = invocation.lineage
             if metadata is not ABSENT and metadata is not None:
                 parts["metadata"] = metadata
-            invocation.watch = Watch(observers, function, parts, self._now_ms(), self._telemetry.now_ns())
+            key = function.namespace, function.id
+            invocation.watch = Watch(observers, key, parts, self._now_ms(), self._telemetry.now_ns())
 
     def _tell_observers(self, invocation: Invocation, result: Any, error: dict[str, Any] | None) -> None:
         """An invocation that was watched is over; its caller has been answered."""
         watch, invocation.watch = invocation.watch, None
         if watch is None:
             return
-        outcome = {"output": None if result is ABSENT else result} if error is None else {"error": error}
+        parts, milliseconds = watch.ended(result, error, self._telemetry.now_ns())
+        namespace, function_id = watch.key
         event = Event(
-            watch.function.id,
-            watch.function.namespace,
+            function_id,
+            namespace,
             invocation.id or self._new_id(),
-            watch.parts | outcome,
+            parts,
             error is None,
             watch.started_at_ms,
-            max(0, self._telemetry.now_ns() - watch.started_ns) / 1e6,
+            milliseconds,
             invocation.depth,
             invocation.traceparent,
             invocation.baggage,
@@ -375,7 +359,7 @@ class Invocations:
         guard = self.guards.get(callee)
         called = function.id if guard is None else guard.own_id(function.id)  # without prefix (RB-23)
         message = InvokeFunction(called, data, invocation.id, metadata, traceparent, baggage)
-        if FEATURE_OBSERVE in callee.identity.features:  # §16.1
+        if knows_observers(callee):  # §16.1
             message.caller, message.observe_depth = invocation.lineage, invocation.depth or None
             message.activation = invocation.activation
         self._send(callee, message)

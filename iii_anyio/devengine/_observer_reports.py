@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from .._protocol.messages import InvocationsObserved, LocalInvocationStats
+from .._protocol.messages import InvocationsObserved, LocalInvocationStats, Message, Observe, ObserverAck, Unobserve
 from ..errors import InvocationError
 from ._activations import Event, clean_caller
 from ._builtin import Builtin, Input
 from ._errors import has_error, shorten
+from ._observer_owners import FEATURE_OBSERVE, knows_observers
 from ._observer_specs import PARTS
 
 if TYPE_CHECKING:
@@ -21,17 +22,31 @@ if TYPE_CHECKING:
     from ._observers import Observers
     from ._telemetry import Telemetry
 
-__all__ = ("observer_builtins", "report_handlers")
+__all__ = ("observe_handlers", "observer_builtins")
 
 logger = logging.getLogger(__name__)
 
 MAX_COUNT: Final = 2**53
 
 
-def report_handlers(
+def observe_handlers(
     observers: Observers, telemetry: Telemetry
 ) -> dict[type[Any], Callable[[EngineSession, Any], None]]:
-    """What to do with reports and counts; the engine counts local calls like those it forwards (OB-14)."""
+    """What to do with each message of the family; those of workers that have not declared it are dropped (P-137).
+
+    The engine counts local calls like those it forwards (OB-14).
+    """
+
+    def declared(handle: Callable[[EngineSession, Any], None]) -> Callable[[EngineSession, Any], None]:
+        def handle_declared(session: EngineSession, message: Message) -> None:
+            if knows_observers(session):
+                handle(session, message)
+            else:
+                logger.warning(
+                    "%s of worker %s dropped: it has not declared %s", message.type, session.label, FEATURE_OBSERVE
+                )
+
+        return handle_declared
 
     def take_reports(session: EngineSession, message: InvocationsObserved) -> None:
         for item in message.items:
@@ -60,7 +75,13 @@ def report_handlers(
                 shorten(str(row.get("reason"))),
             )
 
-    return {InvocationsObserved: take_reports, LocalInvocationStats: take_counts}
+    return {
+        Observe: declared(observers.observe),
+        Unobserve: declared(observers.unobserve),
+        ObserverAck: declared(observers.ack),
+        InvocationsObserved: declared(take_reports),
+        LocalInvocationStats: declared(take_counts),
+    }
 
 
 def _add_calls(telemetry: Telemetry, function_id: str, number: int) -> None:

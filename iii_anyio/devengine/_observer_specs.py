@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
+from .._protocol.codec import to_json
 from .._protocol.engine_session import DEFAULT_NAMESPACE
 from ..errors import ObserveRejection
 from ..filter import CompiledFilter, FilterError, compile_filter
@@ -66,6 +67,10 @@ class ObserverSpec:
             "capture": list(capture),
             "on": self.on,
         }
+
+    def is_same(self, other: ObserverSpec) -> bool:
+        """Whether both ask for the same, in JSON's terms: for Python ``True`` equals 1."""
+        return self == other and to_json(self.announced("")) == to_json(other.announced(""))
 
     @property
     def is_for_ever(self) -> bool:

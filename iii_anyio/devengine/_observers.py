@@ -10,8 +10,8 @@ The engine itself watches the calls that it routes. What an owner runs within it
 reports. Where there is nobody to acknowledge (the engine's own functions, HTTP functions, workers without
 ``observe.v1``) the engine sees every call anyway, and needs no acknowledgement.
 
-Below: ``_observer_specs``, ``_activations``. Above: ``_router`` hands messages over, ``_functions`` tells what comes
-and goes, ``_invocations`` asks who watches a call. Plain functions, nothing waits.
+Below: ``_observer_specs``, ``_observer_owners``, ``_activations``. Above: ``_router`` hands messages over,
+``_functions`` tells what comes and goes, ``_invocations`` asks who watches a call. Plain functions, nothing waits.
 """
 
 from __future__ import annotations
@@ -19,44 +19,34 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from .._protocol.messages import (
     ABSENT,
-    FunctionRegistered,
     InvokeFunction,
     Message,
     Observe,
     ObserverAck,
-    ObserverAdded,
     ObserveResult,
-    ObserverRemoved,
     ObserverStateChanged,
     Unobserve,
 )
 from ..errors import ObserveRejection
-from ._access import INFRASTRUCTURE
-from ._activations import Activations, Event, Observer
+from ._activations import Activations, Event, Observer, Watch
 from ._errors import shorten
-from ._functions import Function
+from ._observer_owners import Owners, knows_observers
 from ._observer_specs import Key, ObserverSpec, read_spec
 
 if TYPE_CHECKING:
     from .._protocol.engine_session import EngineSession
-    from ._functions import FunctionTable
+    from ._functions import Function, FunctionTable
     from ._guard import Guard
-    from ._invocations import Watch
 
-__all__ = ("FEATURES", "FEATURE_OBSERVE", "Observers")
+__all__ = ("Observers",)
 
 logger = logging.getLogger(__name__)
 
-FEATURE_OBSERVE: Final = "observe.v1"
-FEATURE_LOCAL_DISPATCH: Final = "local-dispatch.v1"
-FEATURES: Final = (FEATURE_OBSERVE, FEATURE_LOCAL_DISPATCH)
-"""What this engine declares in ``workerregistered`` (§5.5)."""
 KEPT: Final = 30.0
 """Seconds that the observers of a lost worker are kept (P-139)."""
 MAX_OF_WORKER: Final = 10_000
@@ -100,15 +90,13 @@ class Observers:
         self._functions = functions
         self._guards = guards
         self._send = send
+        self._owners = Owners(guards, send)
         self._call_later = call_later
         self.activations = Activations(functions, new_id=new_id, used_up=self._used_up)
         self._observers: dict[str, Observer] = {}
         self._of: dict[EngineSession, dict[str, Observer]] = {}
         self._sources: dict[Key, _Source] = {}
         self._targets: dict[Key, dict[str, Observer]] = {}
-        self._confirmed: dict[EngineSession, dict[str, Key]] = {}
-        self._own_ids: dict[Key, str] = {}
-        self._revisions = itertools.count(1)
         self._departures = itertools.count(1)
         self._expiries = 0
 
@@ -133,16 +121,15 @@ class Observers:
             if known is not None and known.session is not None and known.session is not session:
                 raise ObserveRejection("FORBIDDEN", "this observer id is that of another worker's observer")
             spec, compiled = read_spec(message)
-            if (guard := self._guards.get(session)) is not None:
-                spec = self._guarded(session, guard, spec)
-            if known is None or known.spec != spec:
+            spec = self._owners.allowed(session, spec, self._functions)
+            if known is None or not known.spec.is_same(spec):
                 self._check_number(session, spec)
         except ObserveRejection as refusal:
             if known is not None and known.session in (session, None):
                 self._remove(known)
             self._result(session, message.id, "error", {"code": refusal.code, "message": refusal.message})
             return
-        if known is not None and known.spec != spec:
+        if known is not None and not known.spec.is_same(spec):
             self._remove(known)  # another observer under the same id
             known = None
         if known is None:
@@ -162,6 +149,9 @@ class Observers:
         """Remove an observer of this worker; also one that it made on an earlier connection (P-60)."""
         observer = self._observers.get(message.id)
         if observer is None or observer.session not in (session, None):
+            return
+        if observer.state == "disposed":  # while its worker was away
+            self._forget(observer)
             return
         observer.session = session
         self._dispose(observer, "UNOBSERVED", "removed by its worker")
@@ -183,34 +173,11 @@ class Observers:
         if len(self._observers) >= MAX_OBSERVERS or (not spec.is_for_ever and self._expiries >= MAX_OBSERVERS):
             raise ObserveRejection("FORBIDDEN", "the engine has too many observers")
 
-    def _guarded(self, session: EngineSession, guard: Guard, spec: ObserverSpec) -> ObserverSpec:
-        """Let a worker of a guarded listener observe what it may call, the engine's own functions aside.
-
-        Their inputs and outputs hold access keys and other workers' identities. Its own functions go by the ids it
-        knows, as those of its triggers do (RB-23).
-        """
-        own = self._confirmed.get(session, {})
-        namespace = session.namespace
-
-        def resolve(key: Key) -> Key:
-            return own.get(key[1], key) if key[0] == namespace else key
-
-        source, target = resolve(spec.source), resolve(spec.target)
-        for what, key in (("source", source), ("target", target)):
-            function = self._functions.get(*key) or Function(key[1], key[0])
-            is_own = function.owner is session
-            is_reserved = what == "source" and (function.builtin is not None or function.id in INFRASTRUCTURE)
-            if is_reserved or not (is_own or guard.is_visible(function)):
-                raise ObserveRejection("FORBIDDEN", f"{what} {key[1][:1000]} is not allowed for this worker")
-        if source == target:
-            raise ObserveRejection("SELF_TARGET", f"{source[1][:1000]} is source and target")
-        return replace(spec, source=source, target=target)
-
     # -- what owners say -----------------------------------------------------------------------------------------
 
     def ack(self, session: EngineSession, message: ObserverAck) -> None:
         """Take an owner's word for one observer; ``error`` refuses it, early or late (§16.4)."""
-        key = self._confirmed.get(session, {}).get(message.function_id)
+        key = self._owners.functions(session).get(message.function_id)
         observer = self._observers.get(message.id)
         if observer is None or observer.spec.source != key or observer.state == "disposed":
             return
@@ -233,7 +200,7 @@ class Observers:
 
     def confirmed(self, session: EngineSession, own_id: str) -> Key | None:
         """The function of this worker that it knows by this id, if its registration was confirmed."""
-        return self._confirmed.get(session, {}).get(own_id)
+        return self._owners.functions(session).get(own_id)
 
     def call(self, session: EngineSession, observer_id: str, message: InvokeFunction, reply_id: str | None) -> None:
         """Route an owner's call to the target of one of its observers (§16.7)."""
@@ -271,48 +238,30 @@ class Observers:
         """A function has been registered, perhaps again: confirm it with its observers (P-138)."""
         key = function.namespace, function.id
         source = self._sources.get(key)
-        owner = function.owner
-        knows = owner is not None and FEATURE_OBSERVE in owner.identity.features
-        acker = owner if knows and function.endpoint is None else None
-        revision = next(self._revisions) if knows else 0
+        acker = self._owners.acker(function)
+        revision = self._owners.next_revision()
         announced: list[dict[str, Any]] = []
         observers: list[Observer] = [] if source is None else list(source.observers.values())
         for observer in observers:
-            was_refused = observer.refusal is not None
+            # Registered again by the same worker, it stays active until its owner refuses it.
+            was_acked = observer.is_acked and source is not None and source.acker is acker
             observer.refusal = function.observability.refusal(observer.spec)
             if observer.refusal is not None:
                 observer.is_acked = False
             elif acker is None:
                 observer.is_acked = True
             else:
-                # Registered again by the same worker, it stays active until its owner refuses it.
-                observer.is_acked = observer.is_acked and source is not None and source.acker is acker
-                observer.is_acked = observer.is_acked and not was_refused
-                observer.revision = revision
+                observer.is_acked, observer.revision = was_acked, revision
                 announced.append(observer.spec.announced(observer.id))
         if source is not None:
             source.acker = acker
-        if owner is not None and knows:
-            guard = self._guards.get(owner)
-            own_id = function.id if guard is None else guard.own_id(function.id)
-            self._confirmed.setdefault(owner, {})[own_id] = key
-            self._own_ids[key] = own_id
-            # Calls within a process pass by what guards a listener, and by the traces of built-in workers.
-            is_local = (
-                acker is not None
-                and guard is None
-                and not owner.is_in_process
-                and FEATURE_LOCAL_DISPATCH in owner.identity.features
-            )
-            self._send(owner, FunctionRegistered(own_id, function.namespace, revision, is_local, announced))
+        self._owners.confirm(function, revision, announced)
         self._judge_all(key)
 
     def function_gone(self, function: Function) -> None:
         """A function is registered no more."""
         key = function.namespace, function.id
-        own_id = self._own_ids.pop(key, None)
-        if own_id is not None and function.owner is not None:
-            self._confirmed.get(function.owner, {}).pop(own_id, None)
+        self._owners.forget(function)
         if (source := self._sources.get(key)) is not None:
             source.acker = None
             for observer in source.observers.values():
@@ -321,9 +270,9 @@ class Observers:
 
     def worker_registered(self, session: EngineSession) -> None:
         """Confirm functions that were registered before the worker had said that it wants to know (P-137)."""
-        if FEATURE_OBSERVE not in session.identity.features or session.namespace is None:
+        if not knows_observers(session) or session.namespace is None:
             return
-        confirmed = set(self._confirmed.get(session, {}).values())
+        confirmed = set(self._owners.functions(session).values())
         for function_id in session.functions:
             function = self._functions.get(session.namespace, function_id)
             if function is not None and (function.namespace, function.id) not in confirmed:
@@ -331,7 +280,7 @@ class Observers:
 
     def release(self, session: EngineSession) -> None:
         """A connection is over: its observers are kept for a while (P-139). Its functions have gone before."""
-        self._confirmed.pop(session, None)
+        self._owners.release(session)
         observers = list(self._of.pop(session, {}).values())
         if not observers:
             return
@@ -402,17 +351,13 @@ class Observers:
         source.observers[observer.id] = observer
         function = self._functions.get(*spec.source)
         if function is not None:
-            own_id = self._own_ids.get(spec.source)
-            source.acker = None if own_id is None or function.endpoint is not None else function.owner
+            source.acker = self._owners.acker(function)
             observer.refusal = function.observability.refusal(spec)
-            if observer.refusal is not None:
-                pass
-            elif own_id is None or source.acker is None:
-                observer.is_acked = True
-            else:
-                observer.revision = next(self._revisions)
-                added = ObserverAdded(own_id, spec.announced(observer.id), function.namespace, observer.revision)
-                self._send(source.acker, added)
+            if observer.refusal is None:
+                if source.acker is None:
+                    observer.is_acked = True
+                else:
+                    self._owners.announce(source.acker, observer)
         if spec.expires_in_ms is not None and not spec.is_for_ever:
             self._expiries += 1
             self._call_later(spec.expires_in_ms / 1000, partial(self._expire, observer))
@@ -462,8 +407,6 @@ class Observers:
 
     def _withdraw(self, observer: Observer) -> None:
         """Tell the owner that an observer is no more, if it knows of it."""
-        key = observer.spec.source
-        source, own_id = self._sources.get(key), self._own_ids.get(key)
-        if source is not None and source.acker is not None and own_id is not None:
-            message = ObserverRemoved(own_id, observer.id, key[0], next(self._revisions))
-            self._send(source.acker, message)
+        source = self._sources.get(observer.spec.source)
+        if source is not None and source.acker is not None:
+            self._owners.withdraw(source.acker, observer)

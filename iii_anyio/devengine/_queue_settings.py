@@ -12,7 +12,16 @@ from typing import Any, Final, cast
 from ._queue_lines import Settings
 from ._settings import Section, check_adapter
 
-__all__ = ("DEFAULT_QUEUE", "Subscription", "group_problem", "read_queue", "read_queues", "read_subscription")
+__all__ = (
+    "CONFIG_SCHEMA",
+    "DEFAULT_QUEUE",
+    "NAME",
+    "Subscription",
+    "group_problem",
+    "read_queue",
+    "read_queues",
+    "read_subscription",
+)
 
 NAME: Final = "iii-queue"
 DEFAULT_QUEUE: Final = "default"
@@ -20,6 +29,27 @@ DEFAULT_QUEUE: Final = "default"
 _MOST: Final = 2**32 - 1
 _MOST_AT_ONCE: Final = 10_000
 """Jobs of one line; the engine itself has a limit of calls in flight."""
+CONFIG_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "adapter": {"type": ["object", "null"]},
+        "queue_configs": {
+            "type": ["object", "null"],
+            "additionalProperties": {
+                "type": ["object", "null"],
+                "properties": {
+                    "type": {"enum": ["standard", "fifo", None]},
+                    "message_group_field": {"type": ["string", "null"]},
+                    "max_retries": {"type": ["integer", "null"], "minimum": 0},
+                    "concurrency": {"type": ["integer", "null"], "minimum": 1},
+                    "backoff_ms": {"type": ["integer", "null"], "minimum": 0},
+                    "timeout_ms": {"type": ["integer", "null"], "minimum": 1},
+                },
+            },
+        },
+    },
+}
+"""Of the configuration entry (Q-16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +61,7 @@ class Subscription:
     condition_function_id: str | None
 
 
-def read_queues(config: Mapping[str, Any]) -> dict[str, Settings]:
+def read_queues(config: object) -> dict[str, Settings]:
     """Read the ``config`` of the worker's entry in the engine's configuration file (§4.3).
 
     Raises:
@@ -39,9 +69,8 @@ def read_queues(config: Mapping[str, Any]) -> dict[str, Settings]:
     """
     root = Section(NAME, config)
     check_adapter(root, "builtin", "in_memory", "file_based", "redis", "rabbitmq", "bridge")
-    root.section("queue_configs")
+    entries = root.mapping("queue_configs")
     root.end()
-    entries: Mapping[str, Any] = config.get("queue_configs") or {}
     return {name: read_queue(entry, f"queue_configs.{name}.") for name, entry in entries.items()}
 
 

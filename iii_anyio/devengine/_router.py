@@ -19,19 +19,14 @@ from .._protocol.codec import decode
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession, Phase, clean_label
 from .._protocol.messages import (
     InvocationResult,
-    InvocationsObserved,
     InvokeFunction,
-    LocalInvocationStats,
     Message,
-    Observe,
-    ObserverAck,
     Ping,
     Pong,
     Reattach,
     RegistrationRejected,
     TriggerRegistrationResult,
     Unknown,
-    Unobserve,
     WorkerRegistered,
 )
 from ..errors import DecodeError, EncodeError, InvocationError, PayloadTooLargeError
@@ -43,8 +38,9 @@ from ._guard import Guard
 from ._introspection import FUNCTIONS_CHANGED_SCHEMA, WORKERS_CHANGED_SCHEMA, introspection_builtins
 from ._invocations import Invocations
 from ._observability_functions import observability_builtins
-from ._observer_reports import observer_builtins, report_handlers
-from ._observers import FEATURE_OBSERVE, FEATURES, Observers
+from ._observer_owners import FEATURES
+from ._observer_reports import observe_handlers, observer_builtins
+from ._observers import Observers
 from ._registrations import registration_handlers
 from ._rows import function_row
 from ._telemetry import PREFIXES, Telemetry
@@ -63,11 +59,6 @@ _BRACE: Final = ord("{")
 """What nearly every message begins with, and no telemetry frame."""
 MAX_NAMES: Final = 100
 """Names one connection may take by registering again; it keeps them all until it ends (§6.2)."""
-
-
-_OBSERVE_MESSAGES: Final[frozenset[type[Any]]] = frozenset(
-    {Observe, Unobserve, ObserverAck, InvocationsObserved, LocalInvocationStats}
-)
 
 
 class Router:
@@ -145,8 +136,8 @@ class Router:
             *observer_builtins(self.observers),
         ):
             self.functions.add_builtin(builtin)
-        self._announced = self.functions.keys()
-        self.functions.has_changed = False
+        self.functions.take_changed()
+        self._observe_handlers = observe_handlers(self.observers, self.telemetry)
         self._handlers: dict[type[Any], Callable[[EngineSession, Any], None]] = {
             InvokeFunction: self.invocations.invoke,
             InvocationResult: self.invocations.result,
@@ -158,10 +149,7 @@ class Router:
                 max_registrations=max_registrations,
                 overflow=self._too_many_registrations,
             ),
-            Observe: self.observers.observe,
-            Unobserve: self.observers.unobserve,
-            ObserverAck: self.observers.ack,
-            **report_handlers(self.observers, self.telemetry),
+            **self._observe_handlers,
             Reattach: self._reattach,
             Ping: self._ping,
             Pong: self._ignore,
@@ -225,7 +213,9 @@ class Router:
             logger.warning("message of worker %s dropped: %s", session.label, error)
             self.invocations.undecodable(session, text, str(error))
         else:
-            if session.must_hold(message) or (session.phase is Phase.HELD and type(message) in _OBSERVE_MESSAGES):
+            if session.must_hold(message) or (
+                session.phase is Phase.HELD and type(message) in self._observe_handlers  # what it declares is unknown
+            ):
                 self._hold(session, message, len(text))
             elif (guard := self.guards.get(session)) is not None:
                 guard.receive(message, len(text))
@@ -279,13 +269,11 @@ class Router:
 
     def fire_functions_available(self) -> bool:
         """Fire ``engine::functions-available`` if the set of functions differs from the last time's (E-48, E-49)."""
-        self.functions.has_changed = False
-        keys = self.functions.keys()
-        if keys == self._announced:
+        if not self.functions.take_changed():
             return False
-        self._announced = keys
-        rows = [function_row(function) for function in self.functions]
-        self._fire(FUNCTIONS_AVAILABLE, {"event": "functions_changed", "functions": rows})
+        if self._on_event is not None or self.triggers.types[DEFAULT_NAMESPACE, FUNCTIONS_AVAILABLE].bindings:
+            rows = [function_row(function) for function in self.functions]  # of thousands, so not for nobody
+            self._fire(FUNCTIONS_AVAILABLE, {"event": "functions_changed", "functions": rows})
         self._reap()
         return True
 
@@ -347,11 +335,7 @@ class Router:
 
     def _handle(self, session: EngineSession, message: Message) -> None:
         handler = self._handlers.get(type(message))
-        if type(message) in _OBSERVE_MESSAGES and FEATURE_OBSERVE not in session.identity.features:
-            logger.warning(
-                "%s of worker %s dropped: it has not declared %s", message.type, session.label, FEATURE_OBSERVE
-            )
-        elif handler is not None:
+        if handler is not None:
             handler(session, message)
         else:
             known = "does not know" if isinstance(message, Unknown) else "only sends"

@@ -38,6 +38,13 @@ class Section:
             self.refuse(key, value, f"an integer from {low} to {high}")
         return value
 
+    def share(self, key: str, default: float) -> float:
+        """A number, put between 0 and 1."""
+        value = self._take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.refuse(key, value, "a number from 0 to 1")
+        return min(max(float(value), 0.0), 1.0)
+
     def flag(self, key: str, default: bool) -> bool:
         """A boolean."""
         value = self._take(key, default)
@@ -54,6 +61,13 @@ class Section:
         """A mapping below this one; None when it is not given."""
         value = self._take(key, None)
         return None if value is None else Section(self.worker, value, f"{self._path}{key}.")
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        """A mapping of names that people choose; empty when it is not given."""
+        value = self._take(key, None)
+        if value is not None and not isinstance(value, Mapping):
+            self.refuse(key, value, "a mapping")
+        return cast("Mapping[str, Any]", value or {})
 
     def sections(self, key: str) -> list[Section]:
         """A list of mappings."""

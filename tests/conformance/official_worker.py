@@ -19,6 +19,7 @@ from iii.stream import IStream  # type: ignore[import-untyped]
 from iii.trigger import TriggerHandler  # type: ignore[import-untyped]
 from iii_helpers.http import HttpInvocationConfig, http
 from iii_helpers.observability import ReconnectionConfig
+from iii_helpers.stream import StreamDeleteResult, StreamSetResult
 
 warnings.simplefilter("ignore", FutureWarning)  # streams are deprecated upstream
 
@@ -49,24 +50,24 @@ class Memory(IStream[Any]):
     def __init__(self) -> None:
         self._items: dict[tuple[str, str], Any] = {}
 
-    async def get(self, input: Any) -> Any:
+    async def get(self, input: Any) -> Any:  # noqa: A002 - its name upstream
         return self._items.get((input.group_id, input.item_id))
 
-    async def set(self, input: Any) -> Any:
+    async def set(self, input: Any) -> Any:  # noqa: A002 - its name upstream
         old = self._items.get((input.group_id, input.item_id))
         self._items[input.group_id, input.item_id] = input.data
-        return {"old_value": old, "new_value": input.data}
+        return StreamSetResult(old_value=old, new_value=input.data)
 
-    async def delete(self, input: Any) -> Any:
-        return {"old_value": self._items.pop((input.group_id, input.item_id), None)}
+    async def delete(self, input: Any) -> Any:  # noqa: A002 - its name upstream
+        return StreamDeleteResult(old_value=self._items.pop((input.group_id, input.item_id), None))
 
-    async def list(self, input: Any) -> Any:
+    async def list(self, input: Any) -> Any:  # noqa: A002 - its name upstream
         return [item for (group, _), item in self._items.items() if group == input.group_id]
 
-    async def list_groups(self, input: Any) -> Any:
+    async def list_groups(self, input: Any) -> Any:  # noqa: A002 - its name upstream
         return sorted({group for group, _ in self._items})
 
-    async def update(self, input: Any) -> Any:
+    async def update(self, input: Any) -> Any:  # noqa: A002 - its name upstream
         return None
 
 
@@ -129,7 +130,7 @@ def main(url: str, tag: str, namespace: str | None = None) -> None:
         if request["headers"].get("x-token") != "right":
             raise PermissionError("wrong token")
         return {
-            "allowed_functions": [f"{tag}::*"],
+            "allowed_functions": [f"{tag}::ours::add"],
             "forbidden_functions": [],
             "allow_trigger_type_registration": False,
             "context": {"user": "ann"},
@@ -190,6 +191,11 @@ def main(url: str, tag: str, namespace: str | None = None) -> None:
             case {"stream": name}:
                 create_stream(iii, name, Memory())
                 return {"stream": name}
+            case {"observe": source}:
+                if not hasattr(iii, "observe"):
+                    return {"unsupported": True}
+                iii.observe(source, f"{tag}::official::note").ready(10)
+                return {"observe": source}
             case {"external": address}:
                 iii.register_function(f"{tag}::official::external", HttpInvocationConfig(url=address))
                 return {"external": address}

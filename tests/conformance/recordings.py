@@ -32,13 +32,14 @@ FOLDER = Path(__file__).with_name("transcripts")
 CLIENT, ENGINE = "c>e", "e>c"
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|00-[0-9a-f]{32}-[0-9a-f]{16}-01")
 """UUIDs, and W3C trace parents."""
-MACHINE = frozenset({"connected_at_ms", "os", "pid", "stacktrace"})
+MACHINE = frozenset({"actual_time", "connected_at_ms", "os", "pid", "scheduled_time", "stacktrace", "timestamp"})
 """Keys whose values say when and where."""
 ROW_KEYS = ("function_id", "id", "name")
 """What rows of a list are told apart by, best first."""
 
 Texts = dict[int, list[dict[str, Any]]]
-"""What each connection said, in order. A close frame is ``{"type": "close", "code": …}``."""
+"""What each connection said, in order. A close frame is ``{"type": "close", "code": …}``; of a data channel an item is
+``{"type": "binary" or "note", "data": …}``, and its beginning ``{"type": "channel", "id": …, "key": …, "dir": …}``."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,15 @@ def load(name: str) -> list[Entry]:
         elif "otel" in fields:
             entries.append(Entry(where, 0, "otel", {"type": "otel", "text": fields["otel"]}))
         else:
-            message = fields["text"] if "text" in fields else {"type": "close", "code": fields["close"]}
-            entries.append(Entry(where, fields["conn"], fields["dir"], message))
+            entries.append(Entry(where, fields["conn"], fields["dir"], _message(fields)))
     return entries
+
+
+def _message(fields: dict[str, Any]) -> dict[str, Any]:
+    for kind, key in (("close", "code"), ("binary", "data"), ("note", "data")):
+        if kind in fields:
+            return {"type": kind, key: fields[kind]}
+    return {"type": "channel", **fields["channel"]} if "channel" in fields else dict(fields["text"])
 
 
 def requests(entries: Iterable[Entry]) -> list[str]:
@@ -95,6 +102,10 @@ class Ids:
         for text in _strings(recorded):
             if _is_id(text):
                 self._ours.setdefault(text, text)
+
+    def call(self, recorded: str, ours: str) -> None:
+        """What was recorded under one name has another here."""
+        self._ours[recorded] = ours
 
     def translate(self, recorded: Any) -> Any:
         """A recorded message with our ids."""

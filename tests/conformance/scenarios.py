@@ -8,21 +8,28 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio import create_task_group
 
 from iii_anyio import (
+    HttpInvocationConfig,
     InitOptions,
     InvocationError,
     InvocationTimeoutError,
     ReconnectionConfig,
     RegistrationRejectedError,
+    State,
+    Stream,
     TelemetryOptions,
     TriggerAction,
+    TriggerRegistrationError,
     Worker,
     open_worker,
 )
+from iii_anyio.helpers import create_channel_async
 from iii_anyio.trigger import TriggerConfig, TriggerHandler
-from tests.conformance.playing import Tap, request
+from tests.conformance.playing import Tap, external, request
 from tests.conformance.recordings import load, requests
+from tests.heard import Heard
 
 __all__ = ("SCENARIOS",)
 
@@ -135,7 +142,7 @@ async def namespace(tap: Tap) -> None:
         await blue.wait_ready()
         await fails(plain, "function_not_found", "rec::ns", {})
         assert await plain.trigger_async("rec::ns", {}, namespace="blue") == "blue"
-        assert await blue.trigger_async("rec::ns", {}) == "blue"
+        assert await blue.trigger_async("rec::ns", {}, dispatch="remote") == "blue"
         key = {"scope": "a", "key": "b"}
         await fails(blue, "function_not_found", "state::get", key)
         assert await blue.trigger_async("state::get", key, namespace="default") is None
@@ -179,8 +186,8 @@ async def trigger_type(tap: Tap) -> None:
     async with worker(tap, 1, "rec-tt") as provider:
         await provider.wait_ready()
         good, bad = _Accepting(), _Refusing()
-        ref = provider.register_trigger_type({"id": "rec-custom", "description": "d"}, good)
-        provider.register_trigger_type({"id": "rec-bad", "description": "d"}, bad)
+        ref = provider.register_trigger_type("rec-custom", "d", good)
+        provider.register_trigger_type("rec-bad", "d", bad)
         async with worker(tap, 2, "rec-tt2") as registrant:
             await registrant.wait_ready()
             registrant.register_function("rec::tt", lambda _data: None)
@@ -203,14 +210,108 @@ async def reconnect(tap: Tap) -> None:
         iii.add_connection_state_listener(lambda state: lost.set() if state == "disconnected" else None)
         await tap.wires[1].abort()
         await lost.wait()
-        assert await iii.trigger_async("rec::rc", {}) == 1
+        assert await iii.trigger_async("rec::rc", {}, dispatch="remote") == 1
 
 
 async def otel(tap: Tap) -> None:
     async with worker(tap, 1, "rec-otel") as iii:
         await iii.wait_ready()
         iii.register_function("rec::o", lambda _data: 1)
-        assert await iii.trigger_async("rec::o", {}) == 1
+        assert await iii.trigger_async("rec::o", {}, dispatch="remote") == 1
+
+
+async def state_stream(tap: Tap) -> None:
+    events = Heard()
+    async with worker(tap, 1, "rec-state") as iii:
+        await iii.wait_ready()
+        iii.register_function("rec::ev", events.hear)
+        iii.register_trigger("state", "rec::ev", {"scope": "rec"})
+        iii.register_trigger("stream", "rec::ev", {"stream_name": "recs"})
+        await iii.wait_ready()
+        state = State(iii)
+        await state.set_async("rec", "k", {"n": 1})
+        assert await state.get_async("rec", "k") == {"n": 1}
+        assert await state.get_async("rec", "none") is None
+        ops: list[Any] = [
+            {"type": "increment", "path": "n", "by": 2},
+            {"type": "set", "path": "s", "value": "x"},
+            {"type": "append", "path": "l", "value": 1},
+            {"type": "merge", "path": "", "value": {"m": 1}},
+        ]
+        await state.update_async("rec", "k", ops)
+        await state.list_async("rec")
+        await state.list_groups_async()
+        for _ in range(2):
+            await state.delete_async("rec", "k")
+        stream = Stream(iii, "recs")
+        await stream.set_async("g", "i", {"n": 1})
+        await stream.get_async("g", "i")
+        await stream.list_async("g")
+        await stream.update_async("g", "i", [{"type": "increment", "path": "n", "by": 1}])
+        await stream.list_groups_async()
+        await iii.trigger_async("stream::list_all", {})
+        await stream.send_async("g", "note", {"a": 1})
+        await stream.delete_async("g", "i")
+        await fails(iii, "deserialization_error", "stream::get", {"stream_name": "recs"})
+        for _ in range(8):
+            await events.take()
+
+
+async def pubsub_cron(tap: Tap) -> None:
+    ticks, topic = Heard(), Heard()
+    async with worker(tap, 1, "rec-ps") as iii:
+        await iii.wait_ready()
+        iii.register_function("rec::sub", topic.hear)
+        iii.register_function("rec::tick", ticks.hear)
+        subscription = iii.register_trigger("subscribe", "rec::sub", {"topic": "rec.t"})
+        cron = iii.register_trigger("cron", "rec::tick", {"expression": "*/1 * * * * *"})
+        refused = iii.register_trigger("cron", "rec::tick", {"expression": "nonsense"})
+        with pytest.raises(TriggerRegistrationError, match="Invalid cron expression 'nonsense'") as caught:
+            await iii.wait_ready()
+        assert caught.value.trigger_id == refused.id
+        await ticks.take()
+        await ticks.take()
+        await iii.trigger_async("publish", {"topic": "rec.t", "data": {"x": 1}})
+        await fails(iii, "function_not_found", "iii::publish", {"topic": "rec.t", "data": {"x": 1}})
+        assert await topic.take() == {"x": 1}
+        await ticks.take()
+        cron.unregister()
+        subscription.unregister()
+
+
+async def http_function(tap: Tap) -> None:
+    async with external() as url, worker(tap, 1, "rec-hf") as iii:
+        await iii.wait_ready()
+        function = iii.register_function("rec::ext", HttpInvocationConfig(url=url, method="POST"))
+        await iii.wait_ready()
+        assert (await iii.trigger_async("rec::ext", {"v": 1}))["got"]["v"] == 1
+        function.unregister()
+        await fails(iii, "function_not_found", "rec::ext", {"v": 1})
+
+
+async def channels(tap: Tap) -> None:
+    async def consume(data: Any) -> Any:
+        return {"n": len(await data["reader"].read_all())}
+
+    async with worker(tap, 1, "rec-ch") as reading, worker(tap, 2, "rec-ch2") as writing:
+        await reading.wait_ready()
+        await writing.wait_ready()
+        reading.register_function("rec::consume", consume)
+        await reading.wait_ready()
+        channel = await create_channel_async(writing)
+        answers: list[Any] = []
+
+        async def ask() -> None:
+            payload = {"reader": channel.reader_ref.model_dump(mode="json")}
+            answers.append(await writing.trigger_async("rec::consume", payload))
+
+        async with create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()  # the reader was there first
+            await channel.writer.write(b"hello " * 10)
+            await channel.writer.send_message_async("note")
+            await channel.writer.close_async()
+        assert answers == [{"n": 60}]
 
 
 SCENARIOS: dict[str, Callable[[Tap], Awaitable[None]]] = {
@@ -221,4 +322,8 @@ SCENARIOS: dict[str, Callable[[Tap], Awaitable[None]]] = {
     "trigger-type": trigger_type,
     "reconnect": reconnect,
     "otel": otel,
+    "state-stream": state_stream,
+    "pubsub-cron": pubsub_cron,
+    "http-function": http_function,
+    "channels": channels,
 }

@@ -14,7 +14,7 @@ from anyio import fail_after
 
 from iii_anyio import InitOptions, open_worker
 from iii_anyio.devengine import open_engine
-from tests.conformance.playing import Tap, replay
+from tests.conformance.playing import Tap, external, replay
 from tests.conformance.recordings import compare_clients, load, said, unexplained
 from tests.conformance.scenarios import SCENARIOS
 
@@ -28,7 +28,12 @@ RECORDINGS: Final = {
     "trigger-type": ["trigger-type"],
     "reconnect": ["reconnect-1", "reconnect-2"],
     "otel": ["otel"],
+    "state-stream": ["state-stream"],
+    "http-function": ["http-function"],
+    "channels": ["channels"],
 }
+YEAR: Final = 365 * 86_400
+"""Of virtual time, which jumps while a thread works."""
 NEXT: Final = 10
 """What the numbers of connections grow by from one recording to the next."""
 
@@ -37,9 +42,15 @@ NEXT: Final = 10
 NOT_HERE: Final = "this engine has no such built-in"
 ITS_OWN: Final = "a fact about this engine"
 QUEUES: Final = "queues work out of the box; the recorded engine had none (Q-1, Q-2)"
+OBSERVERS: Final = "this engine has observe.v1 and local-dispatch.v1, which the recorded SDK declares (P-137, P-138)"
+
+ENGINE_COMMON: Final = {"*:*/features is added": OBSERVERS, "* functionregistered rec::* is added": OBSERVERS}
+STAMPED: Final = {"*:*/caller is added": "who calls is said to a worker that has declared observe.v1 (P-140)"}
 
 ENGINE: Final[dict[str, dict[str, str]]] = {
-    "invoke": {
+    "invoke": STAMPED
+    | {
+        "invoke:40/result/workers/iii-engine-functions/function_count: 13, not 12": "engine::observers::get",
         "invoke:38/result/functions/stream::*/description is added": ITS_OWN,
         "invoke:40/result/workers/iii-telemetry is missing": NOT_HERE,
         "invoke:40/result/workers/iii-worker-manager#1 is missing": "there is one listener",
@@ -63,22 +74,47 @@ ENGINE: Final[dict[str, dict[str, str]]] = {
         "invoke:42/result/triggers/durable:subscriber is added": QUEUES,
         "invoke:47 invocationresult rec::add invalid_message is added": "what cannot be read is answered, not dropped",
     },
-    "http": {},
-    "namespace": {},
+    "http": STAMPED,
+    "namespace": STAMPED,
     "conflict": {},
     "trigger-type": {},
-    "reconnect": {},
-    "otel": {},
+    "reconnect": STAMPED,
+    "otel": STAMPED,
+    "state-stream": STAMPED
+    | {
+        "state-stream:*/traceparent is missing": "an event carries on the trace of its write, which had none",
+        "state-stream:47/result is missing": "success without a value has no result here, whoever answers (P-30)",
+    },
+    "pubsub-cron": STAMPED | {"pubsub-cron:8/error/message: *": "another parser's words"},
+    "http-function": {},
+    "channels": STAMPED,
 }
+
+
+async def check_engine(name: str, recordings: list[str], seconds: float = 10) -> None:
+    with fail_after(seconds):
+        async with (
+            open_engine(
+                port=0 if name in ("otel", "channels") else None, http_port=0 if name == "http" else None
+            ) as engine,
+            external() as url,
+        ):
+            is_ordered = name not in ("state-stream", "pubsub-cron")  # events are not in step with answers
+            names = {"http://127.0.0.1:41829/x": url}
+            found = await replay(engine, *map(load, recordings), is_ordered=is_ordered, names=names)
+    assert unexplained(found, ENGINE_COMMON | ENGINE[name]) == []
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
 async def test_the_engine_answers_the_official_sdk_as_the_real_one_did(name: str) -> None:
-    """Protocol §5 to §9."""
-    with fail_after(10):
-        async with open_engine(port=0 if name == "otel" else None, http_port=0) as engine:
-            found = await replay(engine, *map(load, RECORDINGS[name]))
-    assert unexplained(found, ENGINE[name]) == []
+    """Protocol §5 to §9, §12; ST-…, X-…."""
+    await check_engine(name, RECORDINGS[name])
+
+
+@pytest.mark.parametrize("anyio_backend", ["virtual"], indirect=True)
+async def test_the_engine_publishes_and_ticks_as_the_real_one_did() -> None:
+    """PS-…, CR-…; three seconds of ticks."""
+    await check_engine("pubsub-cron", ["pubsub-cron"], YEAR)
 
 
 async def test_the_engine_keeps_the_recorded_telemetry() -> None:
@@ -106,6 +142,7 @@ NULL: Final = (
     "None is sent as null and reaches the handler; the official SDK leaves data out, and the call is lost (G-1)"
 )
 ENDS_LATER: Final = "the recording ends before"
+NOT_IN_STEP: Final = "events come when they do, between the answers"
 
 COMMON: Final = {
     "conn * engine::workers::register #1/action is missing": ANSWERED,
@@ -131,22 +168,51 @@ WORKER: Final[dict[str, dict[str, str]]] = {
     "trigger-type": {},
     "reconnect": {"conn 1 * engine::workers::register #2 is added": CONFIRMED},
     "otel": {"conn 1 invocationresult rec::o #1/traceparent is missing": "it makes no spans unless told to"},
+    "state-stream": {
+        "conn 1 * engine::workers::register #2 is added": CONFIRMED,
+        "conn 1 invokefunction st* #*/namespace is added": "helpers name the namespace, to work from any",
+        "conn 1 invocationresult rec::ev #*/traceparent is missing": "the engine gave none",
+        "conn 1 in another order: *": NOT_IN_STEP,
+    },
+    "pubsub-cron": {
+        "conn 1 * engine::workers::register #2 is added": CONFIRMED,
+        "conn 1 in another order: *": NOT_IN_STEP,
+    },
+    "http-function": {
+        "conn 1 * engine::workers::register #2 is added": CONFIRMED,
+        "conn 1 registerfunction rec::ext #1/invocation/url: *": "where the server listens",
+    },
+    "channels": {
+        "conn 1 * engine::workers::register #2 is added": CONFIRMED,
+        "conn 2 close #1 is added": ENDS_LATER,
+        "conn 3 close #1 is added": "the recording leaves out answers to close frames",
+    },
 }
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
-async def test_our_worker_says_what_the_official_sdk_said(name: str) -> None:
-    """Protocol §5 to §9."""
-    with fail_after(10):
-        async with open_engine(port=None, http_port=0) as engine:
+async def check_worker(name: str, recordings: list[str], seconds: float = 10) -> None:
+    with fail_after(seconds):
+        async with open_engine(port=None, http_port=0 if name == "http" else None) as engine:
             tap = Tap(engine)
             await SCENARIOS[name](tap)
     recorded = {
         conn + NEXT * number: texts
-        for number, recording in enumerate(RECORDINGS[name])
+        for number, recording in enumerate(recordings)
         for conn, texts in said(load(recording)).items()
     }
     assert unexplained(compare_clients(recorded, tap.texts), COMMON | WORKER[name]) == []
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+async def test_our_worker_says_what_the_official_sdk_said(name: str) -> None:
+    """Protocol §5 to §9, §12."""
+    await check_worker(name, RECORDINGS[name])
+
+
+@pytest.mark.parametrize("anyio_backend", ["virtual"], indirect=True)
+async def test_our_worker_hears_topics_and_ticks_as_the_official_sdk_did() -> None:
+    """PS-…, CR-…."""
+    await check_worker("pubsub-cron", ["pubsub-cron"], YEAR)
 
 
 def test_the_installed_sdk_is_the_one_that_was_recorded() -> None:

@@ -243,13 +243,14 @@ async def test_a_handler_that_exits_answers_and_the_worker_goes_on(target: Targe
 
 
 async def test_malformed_input_of_an_engine_function_is_a_deserialization_error(target: Target) -> None:
-    """P-132, §8."""
+    """P-132, C-6, §8."""
     async with target.open() as engine, engine.worker() as iii:
         for payload in (None, 5, {"function_id": 5}):
             with pytest.raises(InvocationError) as caught:
                 await iii.trigger_async("engine::functions::info", payload)
             assert caught.value.code == "deserialization_error"
             assert "engine::functions::info" in caught.value.message
+            assert caught.value.stacktrace is None
 
 
 # -- other ways of calling -------------------------------------------------------------------------------------------

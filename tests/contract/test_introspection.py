@@ -57,7 +57,7 @@ async def test_a_function_is_described_with_its_schemas_and_active_triggers(targ
     """E-17, E-18, E-24."""
     async with target.open() as engine, engine.worker("w") as iii:
         bindings = Bindings()
-        iii.register_trigger_type({"id": engine.id("type"), "description": "d"}, bindings)
+        iii.register_trigger_type(engine.id("type"), "d", bindings)
         iii.register_function(engine.id("plain"), echo)
         iii.register_function(engine.id("told"), echo, request_format=REQUEST, response_format=RESPONSE)
         trigger = iii.register_trigger(engine.id("type"), engine.id("told"), {"a": 1})
@@ -184,8 +184,7 @@ async def test_many_functions_can_be_described_at_once_and_an_unknown_one_does_n
 async def provide(engine: EngineUnderTest, iii: Worker, type_id: str) -> Bindings:
     bindings = Bindings()
     iii.register_trigger_type(
-        {"id": type_id, "description": "Of a test", "trigger_request_format": REQUEST, "call_request_format": RESPONSE},
-        bindings,
+        type_id, "Of a test", bindings, trigger_request_format=REQUEST, call_request_format=RESPONSE
     )
     await iii.wait_ready()
     return bindings

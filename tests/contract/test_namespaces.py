@@ -101,7 +101,7 @@ async def test_a_blank_namespace_is_refused_before_anything_is_sent(target: Targ
             with pytest.raises(ValueError, match="blank"):
                 await iii.trigger_async(engine.id("f"), {}, namespace=blank)
             with pytest.raises(ValueError, match="blank"):
-                iii.register_trigger({"type": engine.id("type"), "function_id": engine.id("f"), "namespace": blank})
+                iii.register_trigger(engine.id("type"), engine.id("f"), namespace=blank)
         await iii.wait_ready()
 
 

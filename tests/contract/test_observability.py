@@ -155,7 +155,7 @@ async def test_a_call_that_a_worker_executes_is_deferred(target: Target) -> None
         iii.register_function(engine.id("f"), lambda _data: None)
         await iii.wait_ready()
         for _ in range(2):
-            await iii.trigger_async(engine.id("f"), {})
+            await iii.trigger_async(engine.id("f"), {}, dispatch="remote")
         answer = await iii.trigger_async("engine::metrics::list", {})
         assert answer["engine_metrics"]["invocations"]["by_function"][engine.id("f")] == 2
         assert answer["engine_metrics"]["invocations"]["deferred"] >= 2

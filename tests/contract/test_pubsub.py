@@ -44,7 +44,7 @@ async def publishing(target: Target) -> AsyncGenerator[tuple[EngineUnderTest, Wo
 
 def subscribe(engine: EngineUnderTest, iii: Worker, name: str, topic: str, **more: Any) -> Any:
     config = {"topic": engine.id(topic)}
-    return iii.register_trigger({"type": "subscribe", "function_id": engine.id(name), "config": config, **more})
+    return iii.register_trigger("subscribe", engine.id(name), config, **more)
 
 
 async def publish(engine: EngineUnderTest, iii: Worker, topic: str, data: Any) -> Any:

@@ -228,7 +228,7 @@ async def test_hooks_decide_about_registrations_with_upstreams_models() -> None:
         async def on_trigger(request: OnTriggerRegistrationInput) -> OnTriggerRegistrationResult:
             return OnTriggerRegistrationResult(trigger_id=f"checked-{request.trigger_id}")
 
-        trusted.register_trigger_type({"id": "webhook", "description": "d"}, webhooks)
+        trusted.register_trigger_type("webhook", "d", webhooks)
 
     rbac = Rbac(
         expose_functions=['match("*")'],
@@ -320,7 +320,7 @@ async def test_a_worker_sees_what_it_may_call_and_declares_what_it_was_granted()
 
 
 async def test_a_middleware_makes_the_call_itself_and_enriches_it() -> None:
-    """RB-24, RB-25, RB-27: it gets no ``_caller_worker_id``, for it stands in for the engine."""
+    """RB-24, RB-25, RB-27, H-36: it gets no ``_caller_worker_id``, for it stands in for the engine."""
 
     def prepare(trusted: Worker) -> None:
         @trusted.function("middle")

@@ -232,7 +232,7 @@ async def test_a_provider_that_comes_back_is_given_its_bindings_again(target: Ta
         engine.worker("registrant") as registrant,
         engine.worker("provider", line=line) as provider,
     ):
-        provider.register_trigger_type({"id": engine.id("type"), "description": "d"}, bindings)
+        provider.register_trigger_type(engine.id("type"), "d", bindings)
         await provider.wait_ready()
         trigger = registrant.register_trigger(engine.id("type"), engine.id("f"), {})
         await bindings.expect("bind", trigger.id)
@@ -246,7 +246,7 @@ async def test_the_triggers_of_a_lost_registrant_are_unbound_and_bound_again_whe
     """P-13, P-128, T-7, §9.4."""
     bindings = Bindings()
     async with target.open() as engine, engine.line() as line, engine.worker("provider") as provider:
-        provider.register_trigger_type({"id": engine.id("type"), "description": "d"}, bindings)
+        provider.register_trigger_type(engine.id("type"), "d", bindings)
         await provider.wait_ready()
         async with engine.worker("registrant", line=line) as registrant:
             trigger = registrant.register_trigger(engine.id("type"), engine.id("f"), {})

@@ -47,7 +47,7 @@ async def bound(
     """A handler of this worker for ``state`` triggers that work already."""
     heard = Heard()
     iii.register_function(engine.id(name), heard.hear)
-    iii.register_trigger({"type": "state", "function_id": engine.id(name), "config": config, **more})
+    iii.register_trigger("state", engine.id(name), config, **more)
     await iii.wait_ready()
     return heard
 

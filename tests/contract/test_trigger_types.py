@@ -19,7 +19,7 @@ UNREGISTER = "engine::unregister_trigger"
 
 
 def provide(engine: EngineUnderTest, iii: Worker, bindings: Bindings) -> TriggerTypeRef[Any, Any]:
-    return iii.register_trigger_type({"id": engine.id("type"), "description": "A test's"}, bindings)
+    return iii.register_trigger_type(engine.id("type"), "A test's", bindings)
 
 
 # -- binding and firing ----------------------------------------------------------------------------------------------
@@ -38,14 +38,8 @@ async def test_a_provider_learns_all_of_a_binding_and_can_fire_it(target: Target
             return "done"
 
         registrant.register_function(engine.id("f"), note)
-        trigger = registrant.register_trigger(
-            {
-                "type": engine.id("type"),
-                "function_id": engine.id("f"),
-                "config": {"path": "/ü", "n": [1, None]},
-                "metadata": {"tenant": "acme"},
-            }
-        )
+        asked = {"path": "/ü", "n": [1, None]}
+        trigger = registrant.register_trigger(engine.id("type"), engine.id("f"), asked, {"tenant": "acme"})
         await registrant.wait_ready()
         config = await bindings.expect("bind", trigger.id)
         assert config.function_id == engine.id("f")
@@ -73,7 +67,8 @@ async def test_a_worker_can_provide_a_type_and_bind_its_own_functions_to_it(targ
         bindings = Bindings()
         ref = provide(engine, iii, bindings)
         iii.register_function(engine.id("f"), lambda data: data)
-        trigger = ref.register_trigger(engine.id("f"), {"a": 1}, {"m": 1})
+        with pytest.warns(DeprecationWarning, match="register_trigger"):  # A.23
+            trigger = ref.register_trigger(engine.id("f"), {"a": 1}, {"m": 1})
         await bindings.expect("bind", trigger.id)
         assert await bindings.fire(iii, trigger.id, 5) == 5
 

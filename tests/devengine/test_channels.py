@@ -69,7 +69,7 @@ async def drained(wire: ChannelWire) -> tuple[list[tuple[bool, bytes]], int]:
 
 
 async def test_both_references_hold_the_same_id_and_key_and_the_buffer_is_clamped() -> None:
-    """§12.1, E-39."""
+    """§12.1, E-39, P-133."""
     async with made() as channel:
         writer, reader = channel.refs["writer"], channel.refs["reader"]
         assert (writer.pop("direction"), reader.pop("direction")) == ("write", "read")
@@ -126,7 +126,7 @@ async def write(wire: ChannelWire, items: list[tuple[bool, bytes]]) -> None:
 
 
 async def test_kinds_order_and_empty_items_are_kept_and_the_end_is_a_close_without_status() -> None:
-    """§12.3, §12.4, E-42."""
+    """§12.3, §12.4, E-42, P-133."""
     async with made() as channel, channel.end("read") as reader:
         async with channel.end("write") as writer:
             await write(writer, ITEMS)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
+import httpx
 import pytest
 from anyio import fail_after
+from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -181,6 +183,88 @@ async def test_what_the_engine_is_told_wins_over_what_is_stored_unless_upstream_
     async with running(data=tmp_path, workers=told) as iii:
         assert await value_of(iii, "iii-state") == {"max_value_bytes": 10}
         await iii.trigger_async("state::set", {"scope": "s", "key": "k", "value": "123456"})
+
+
+BUILT_IN = {
+    "iii-state": {"max_value_bytes": 0},
+    "iii-stream": {"auth_function": 1},
+    "iii-observability": {"logs_max_count": "many"},
+    "iii-http": {"default_timeout": 0},
+    "iii-cron": {"adapter": {"name": 7}},
+    "iii-pubsub": {"adapter": []},
+    "iii-queue": {"queue_configs": {"q": {"concurrency": 0}}},
+}
+"""Workers that have an entry (CF-13), and what none of them accepts."""
+
+
+async def test_every_built_in_that_can_be_configured_has_an_entry_and_follows_it() -> None:
+    """CF-13, CF-14, H-2: one function each that is told of changes, and hidden."""
+    async with running(http_port=None) as iii:
+        for name, wrong in BUILT_IN.items():
+            assert await value_of(iii, name) == {}
+            with pytest.raises(InvocationError) as refusal:
+                await iii.trigger_async("configuration::set", {"id": name, "value": wrong})
+            assert refusal.value.code == "SCHEMA_INVALID"
+        listed = {row.function_id for row in await iii.list_functions_async()}
+        assert not any(function_id.endswith("::on-config-change") for function_id in listed)
+        told = await iii.trigger_async(
+            "engine::registered-triggers::list", {"search": "::on-config-change", "trigger_type": "configuration"}
+        )
+        assert {row["function_id"] for row in told["registered_triggers"]} == {
+            f"{name}::on-config-change" for name in BUILT_IN
+        }
+
+
+async def test_the_http_worker_follows_its_entry() -> None:
+    """H-2, H-3: the time, CORS and middleware of the next request; what is wrong changes nothing."""
+    with fail_after(10):
+        async with (
+            open_engine(port=None, http_port=None, workers={"iii-http": {"default_timeout": 5000}}) as engine,
+            open_worker(connector=engine.connector()) as iii,
+        ):
+            assert engine.http_app is not None
+            client = httpx.AsyncClient(transport=httpx.ASGITransport(cast("Any", engine.http_app)), base_url="http://e")
+            iii.register_function("hello", lambda _: {"body": "hello"})
+            iii.register_function("no", lambda _: {"action": "respond", "response": {"status_code": 403, "body": None}})
+            iii.register_trigger("http", "hello", {"api_path": "hello"})
+            await iii.wait_ready()
+            assert (await client.get("/hello")).headers["access-control-allow-origin"] == "*"
+            value: dict[str, Any] = {
+                "middleware": [{"function_id": "no"}],
+                "cors": {"allowed_origins": ["http://mine"], "allowed_methods": []},
+            }
+            await iii.trigger_async("configuration::set", {"id": "iii-http", "value": value})
+            while (answer := await client.get("/hello")).status_code != 403:
+                await checkpoint()
+            assert "access-control-allow-origin" not in answer.headers
+            await client.aclose()
+
+
+async def test_the_queue_worker_follows_its_entry() -> None:
+    """Q-16: a queue that was added takes jobs; the others go on."""
+    heard = Heard()
+    async with running() as iii:
+        iii.register_function("job", heard.hear)
+        await iii.wait_ready()
+        enqueue = {"function_id": "job", "payload": 1, "action": {"type": "enqueue", "queue": "late"}}
+        with pytest.raises(InvocationError, match="not defined"):
+            await iii.trigger_async(enqueue)
+        value = {"queue_configs": {"late": {"concurrency": 3}}}
+        await iii.trigger_async("configuration::set", {"id": "iii-queue", "value": value})
+        while (await iii.trigger_async("engine::queue::topic_stats", {"topic": "late"}))["consumer_count"] != 3:
+            await checkpoint()
+        await iii.trigger_async(enqueue)
+        assert await heard.take() == 1
+
+
+async def test_the_observability_worker_follows_its_entry() -> None:
+    """CF-14, OB-15: fewer logs are kept from now on."""
+    async with running() as iii:
+        for number in range(3):
+            await iii.trigger_async("engine::log::info", {"message": f"log {number}"})
+        await iii.trigger_async("configuration::set", {"id": "iii-observability", "value": {"logs_max_count": 1}})
+        while (await iii.trigger_async("engine::logs::list", {}))["total"] != 1:
+            await checkpoint()
 
 
 async def test_the_version_of_the_engine_is_a_default() -> None:

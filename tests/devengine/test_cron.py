@@ -223,7 +223,7 @@ async def test_jobs_end_with_their_worker_unless_made_by_function() -> None:
         iii.register_function("tick", ticks)
         async with open_worker(connector=engine.connector(), options=InitOptions(worker_name="other")) as other:
             other.register_function("tick2", durable)
-            other.register_trigger({"type": "cron", "function_id": "tick", "config": EVERY_SECOND, "namespace": "here"})
+            other.register_trigger("cron", "tick", EVERY_SECOND, namespace="here")
             made = {"trigger_type": "cron", "function_id": "keeps", "config": EVERY_SECOND}
             await other.trigger_async("engine::register_trigger", made)
             await anyio.sleep(2)

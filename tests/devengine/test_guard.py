@@ -188,6 +188,27 @@ def test_registrations_that_are_not_allowed_are_dropped_in_silence(caplog: pytes
     assert len(hub.router.triggers.bindings) == 1
 
 
+def test_a_durable_trigger_has_an_allowed_type_and_a_prefixed_target() -> None:
+    """E-46: neither the hook nor the rules about its target are asked."""
+    hub = Hub()
+    guest = join(
+        hub,
+        Rbac(
+            expose_functions=['match("engine::register_trigger")'], on_trigger_registration_function_id="hook::trigger"
+        ),
+        function_registration_prefix="p",
+        allowed_trigger_types=frozenset({"mine"}),
+    )
+    config: dict[str, Any] = {"function_id": "f", "config": {}}
+    refusal = guest.refusal("engine::register_trigger", {"trigger_type": "http", **config})
+    assert refusal["code"] == "FORBIDDEN"
+    assert "allowed_trigger_types" in refusal["message"]
+    binding = hub.router.triggers.bindings[
+        guest.ask("engine::register_trigger", {"trigger_type": "mine", **config})["id"]
+    ]
+    assert (binding.function_id, binding.registrant) == ("p::f", None)
+
+
 def test_a_trigger_for_a_function_that_may_not_be_called_is_forbidden() -> None:
     """RB-17: its own function as well."""
     hub = Hub()

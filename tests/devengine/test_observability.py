@@ -47,7 +47,7 @@ async def working(
 
 async def bind(iii: Worker, type_id: str, seen: Heard, config: Any = None, **more: Any) -> None:
     iii.register_function(f"on-{type_id}", seen.hear)
-    iii.register_trigger({"type": type_id, "function_id": f"on-{type_id}", "config": config or {}, **more})
+    iii.register_trigger(type_id, f"on-{type_id}", config or {}, **more)
     await iii.wait_ready()
 
 
@@ -148,7 +148,7 @@ async def test_log_fires_for_every_log_that_is_kept() -> None:
         options = InitOptions(worker_name="blue", namespace="blue")
         async with open_worker(connector=engine.connector(), options=options) as blue:
             blue.register_function("f", other.hear)
-            blue.register_trigger({"type": "log", "function_id": "f", "config": None, "namespace": "blue"})
+            blue.register_trigger("log", "f", None, namespace="blue")
             await blue.wait_ready()
             request = {"message": "\x1b[1mhi", "data": {"n": 1}, "trace_id": TRACE, "service_name": "s"}
             assert await iii.trigger_async("engine::log::warn", request) is None
@@ -383,11 +383,12 @@ async def test_calls_and_workers_are_counted() -> None:
         await iii.wait_ready()
         before = (await iii.trigger_async("engine::metrics::list", {}))["engine_metrics"]["invocations"]
         for _ in range(3):
-            await iii.trigger_async("f", {})
+            await iii.trigger_async("f", {}, dispatch="remote")
         await iii.trigger_async("engine::functions::list", {})
         with pytest.raises(InvocationError):
             await iii.trigger_async("engine::functions::info", {"function_id": "nobody"})
         await send(engine, metrics_frame(*({"name": name, "gauge": {}} for name in ("m", "n"))))
+        await anyio.wait_all_tasks_blocked()  # until that connection's end is noticed
         answer = await iii.trigger_async("engine::metrics::list", {"metric_name": "m"})
         after = answer["engine_metrics"]["invocations"]
         assert {key: after[key] - before[key] for key in ("total", "success", "error", "deferred")} == {
@@ -438,7 +439,7 @@ async def test_strict_upstream_calls_in_default_whatever_the_trigger_says() -> N
         options = InitOptions(worker_name="blue", namespace="blue")
         async with open_worker(connector=engine.connector(), options=options) as blue:
             blue.register_function("f", elsewhere.hear)
-            blue.register_trigger({"type": "log", "function_id": "f", "config": {}, "namespace": "blue"})
+            blue.register_trigger("log", "f", {}, namespace="blue")
             await blue.wait_ready()
             await iii.trigger_async("engine::log::info", {"message": "m"})
             assert (await here.take())["body"] == "m"

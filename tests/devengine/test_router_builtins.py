@@ -25,6 +25,16 @@ def worker(hub: Hub) -> Peer:
     return hub.join("w")
 
 
+def test_the_functions_that_every_worker_may_count_on_are_there(worker: Peer) -> None:
+    """P-131."""
+    lists = [f"engine::{what}::list" for what in ("functions", "workers", "triggers", "registered-triggers")]
+    infos = [f"engine::{what}::info" for what in ("functions", "workers", "triggers", "registered-triggers")]
+    logs = [f"engine::log::{level}" for level in ("trace", "debug", "info", "warn", "error")]
+    wanted = {"engine::workers::register", CREATE, *lists, *infos, *logs}
+    rows = worker.ask("engine::functions::list", {"include_internal": True})["functions"]
+    assert wanted <= {row["function_id"] for row in rows}
+
+
 # -- channels ----------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +136,7 @@ def test_built_in_functions_live_in_default_only(hub: Hub) -> None:
 def test_every_built_in_function_wants_an_object(hub: Hub, worker: Peer) -> None:
     """C-2, P-132."""
     ids = [function.id for function in hub.router.functions if function.builtin is not None]
-    assert len(ids) == 32
+    assert len(ids) == 33
     for function_id in ids:
         error = worker.refusal(function_id, 7)
         assert error["code"] == "deserialization_error"

@@ -179,7 +179,7 @@ def test_an_external_http_function_is_listed_and_called_by_whoever_can(hub: Hub)
 def test_an_http_function_that_is_refused_is_not_registered_and_nobody_is_told(
     hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """X-17, X-18: without the built-in worker every one is."""
+    """X-17, X-18, EC-11: without the built-in worker every one is."""
     worker = hub.join("w")
     assert worker.function("remote", invocation=REMOTE) == []
     assert worker.refusal("remote")["code"] == "function_not_found"

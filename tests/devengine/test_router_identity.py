@@ -22,10 +22,11 @@ def hub() -> Hub:
 
 
 def test_the_first_frame_gives_the_connection_its_identity(hub: Hub) -> None:
-    """P-107, transcript `invoke`: no `features`, which this engine does not have (P-137)."""
+    """P-107, P-137, transcript `invoke` (where it has no `features` yet)."""
     first, second = hub.open().take_one(), hub.open().take_one()
-    assert set(first) == {"type", "worker_id", "reattach_token"}
+    assert set(first) == {"type", "worker_id", "reattach_token", "features"}
     assert first["type"] == "workerregistered"
+    assert first["features"] == ["observe.v1", "local-dispatch.v1"]
     assert len({first["worker_id"], first["reattach_token"], second["worker_id"], second["reattach_token"]}) == 4
 
 
@@ -236,6 +237,17 @@ def test_nameless_workers_never_conflict(hub: Hub) -> None:
     """E-35."""
     hub.join(None)
     hub.join("\x00 ")
+
+
+def test_a_name_of_a_command_line_is_a_name_like_any_other(hub: Hub) -> None:
+    """E-38: listed, and refused to a second one."""
+    first = hub.join("iii-cli:trigger")
+    (row,) = first.ask("engine::workers::list", {"search": "iii-cli:"})["workers"]
+    assert row["id"] == first.worker_id
+    second = hub.open()
+    second.take()
+    second.invoke(REGISTER, {"name": "iii-cli:trigger"})
+    assert second.take_one()["type"] == "registrationrejected"
 
 
 def test_names_are_compared_as_cleaned(hub: Hub) -> None:

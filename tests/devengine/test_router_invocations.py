@@ -249,10 +249,11 @@ def test_an_id_in_flight_is_refused_to_a_second_call(hub: Hub, caller: Peer, cal
 
 
 def test_a_void_call_is_never_answered_and_the_callee_gets_an_id(caller: Peer, callee: Peer) -> None:
-    """P-118, P-121, G-3."""
-    caller.invoke("rec::add", {}, **VOID)
+    """P-118, P-121, Q-13, G-3."""
+    caller.invoke("rec::add", {}, metadata=1, **VOID)
     invocation = callee.take_one()
     assert invocation["invocation_id"]
+    assert (invocation["metadata"], invocation["data"]) == (1, {"_caller_worker_id": caller.worker_id})
     assert active(caller)["callee"] == 1
     callee.answer(invocation, result=1)
     assert caller.take() == []

@@ -41,7 +41,7 @@ async def change(iii: Worker, data: Any, item_id: str = "i", group_id: str = "g"
 def bind(iii: Worker, type_id: str, heard: Heard, name: str = "", config: Any = None) -> None:
     function_id = f"{type_id}{name}"
     iii.register_function(function_id, heard.hear)
-    iii.register_trigger({"type": type_id, "function_id": function_id, "config": config, "metadata": {"m": 1}})
+    iii.register_trigger(type_id, function_id, config, {"m": 1})
 
 
 # -- subscriptions ---------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ async def test_a_subscriber_of_a_group_gets_its_items_then_its_changes() -> None
         await subscriber.say(join())
         message = await subscriber.take()
         timestamp = message.pop("timestamp")
-        assert timestamp > 1_600_000_000_000
+        assert timestamp > 1_600_000_000_000  # milliseconds (C-10)
         event = {"type": "sync", "data": [{"n": 1}]}
         assert message == {"type": "stream", "streamName": "s", "groupId": "g", "id": None, "event": event}
         await change(iii, {"n": 2})

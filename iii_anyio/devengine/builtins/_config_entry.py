@@ -15,9 +15,20 @@ if TYPE_CHECKING:
     from ...worker import Worker
     from .._services import Host
 
-__all__ = ("keep_entry",)
+__all__ = ("ADAPTER_SCHEMA", "keep_entry")
 
 logger: Final = logging.getLogger("iii_anyio.devengine")
+
+ADAPTER_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "adapter": {
+            "type": ["object", "null"],
+            "properties": {"name": {"type": "string"}, "config": {"type": ["object", "null"]}},
+        }
+    },
+}
+"""Of a built-in that has nothing to configure but its adapter."""
 
 
 async def keep_entry(

@@ -309,7 +309,7 @@ async def serve_configuration(iii: Worker, host: Host, config: Mapping[str, Any]
     async with create_task_group() as group:
         configuration = Configuration(host.storage, FanOut(iii, group), group, ttl_seconds)
         _register_functions(iii, configuration)
-        iii.register_trigger_type(TRIGGER_TYPE, configuration)
+        iii.register_trigger_type(**TRIGGER_TYPE, handler=configuration)
         yield configuration
         group.cancel_scope.cancel()
 

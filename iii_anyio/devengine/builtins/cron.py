@@ -24,6 +24,7 @@ from .._cron import CronError, Schedule
 from .._errors import shorten
 from .._settings import Section, check_adapter
 from .._tracing import new_traceparent, traced
+from ._config_entry import ADAPTER_SCHEMA, keep_entry
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -208,11 +209,16 @@ class Cron(TriggerHandler[Any]):
 @asynccontextmanager
 async def serve_cron(iii: Worker, host: Host, config: Mapping[str, Any]) -> AsyncGenerator[Cron]:
     """Run the built-in ``iii-cron``."""
+    _check(config)
+    async with create_task_group() as group:
+        cron = Cron(iii, group, WallClock())
+        iii.register_trigger_type(**CRON, handler=cron)
+        await keep_entry(iii, host, NAME, "Cron", ADAPTER_SCHEMA, config, _check)
+        yield cron
+        group.cancel_scope.cancel()
+
+
+def _check(config: object) -> None:
     root = Section(NAME, config)
     check_adapter(root, "kv", "redis")
     root.end()
-    async with create_task_group() as group:
-        cron = Cron(iii, group, WallClock())
-        iii.register_trigger_type(CRON, cron)
-        yield cron
-        group.cancel_scope.cancel()

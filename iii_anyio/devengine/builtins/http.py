@@ -49,10 +49,11 @@ from .._http_messages import (
     timed_out,
     with_cors,
 )
-from .._http_options import GlobalMiddleware, HttpOptions, read_options
+from .._http_options import CONFIG_SCHEMA, NAME, GlobalMiddleware, HttpOptions, read_options
 from .._http_streams import RequestBody, RequestChannels, ResponseChannel, send_stream
 from .._routes import Match, Route, RouteTable
 from .._tracing import traced
+from ._config_entry import keep_entry
 
 if TYPE_CHECKING:
     from ...abc import Invoker
@@ -93,24 +94,33 @@ class HttpTrigger(TriggerHandler[Any]):
         channels: Channels | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        options = options if options is not None else HttpOptions()
-        if not 0 < options.default_timeout < math.inf:
-            raise ValueError(f"default_timeout must be a number of seconds above 0, not {options.default_timeout}")
-        if options.concurrency_limit < 1 or options.max_body < 0:
-            raise ValueError("concurrency_limit must be at least 1 and max_body at least 0")
         self._iii = iii
-        self._options = options
+        self._options = HttpOptions()
+        self._middleware: tuple[str, ...] = ()
+        self.use(options if options is not None else self._options)
         self._create_channel = create_channel if create_channel is not None else _unserved_channel
         self._channels = channels
         self._telemetry = telemetry
         self._table = RouteTable()
         self._active = 0
         self._hinted: set[str] = set()  # triggers whose results were reported as no responses
-        entries = sorted(options.middleware, key=lambda entry: entry.priority)  # stable for ties (H-4)
-        self._middleware = tuple(entry.function_id for entry in entries if entry.phase == "preHandler")
 
     def __repr__(self) -> str:
         return f"<HttpTrigger {len(self._table)} routes, {self._active} requests>"
+
+    def use(self, options: HttpOptions) -> None:
+        """Behave like this from the next step of every request on (H-3).
+
+        Raises:
+            ValueError: A number is out of range; the options before stay.
+        """
+        if not 0 < options.default_timeout < math.inf:
+            raise ValueError(f"default_timeout must be a number of seconds above 0, not {options.default_timeout}")
+        if options.concurrency_limit < 1 or options.max_body < 0:
+            raise ValueError("concurrency_limit must be at least 1 and max_body at least 0")
+        self._options = options
+        entries = sorted(options.middleware, key=lambda entry: entry.priority)  # stable for ties (H-4)
+        self._middleware = tuple(entry.function_id for entry in entries if entry.phase == "preHandler")
 
     # -- the trigger type ----------------------------------------------------------------------------------------
 
@@ -219,7 +229,7 @@ class HttpTrigger(TriggerHandler[Any]):
 
     @property
     def options(self) -> HttpOptions:
-        """As given."""
+        """Those of now."""
         return self._options
 
     @property
@@ -269,7 +279,8 @@ _CALL_SLACK_MS: Final = 5000
 async def serve_http(iii: Worker, host: Host, config: Mapping[str, Any]) -> AsyncGenerator[HttpTrigger]:
     """Run the built-in ``iii-http``: the trigger type, and the server of its routes.
 
-    The configuration is checked in any case; options given to the engine in code take its place.
+    The configuration is checked in any case; options given to the engine in code take its place, and then there is no
+    configuration entry, which could not hold them. A change of host or port needs another start (H-3).
     """
     configured = read_options(config)
     options = host.http if host.http is not None else configured
@@ -280,11 +291,15 @@ async def serve_http(iii: Worker, host: Host, config: Mapping[str, Any]) -> Asyn
         channels=host.channels,
         telemetry=host.router.telemetry,
     )
-    iii.register_trigger_type(HTTP_TRIGGER_TYPE, trigger)
+    iii.register_trigger_type(**HTTP_TRIGGER_TYPE, handler=trigger)
     async with create_task_group() as server:
         if host.http_socket is not None:
             serve = partial(serve_asgi, trigger, host.http_socket, shutdown_timeout=1.0)
             await server.start(serve, name="engine HTTP server")
+        if host.http is None:
+            await keep_entry(
+                iii, host, NAME, "HTTP", CONFIG_SCHEMA, config, lambda value: trigger.use(read_options(value))
+            )
         yield trigger
         server.cancel_scope.cancel()
 

@@ -28,6 +28,7 @@ from .._errors import shorten
 from .._settings import Section
 from .._telemetry import Telemetry, TelemetryOptions, trace_of
 from .._tracing import new_traceparent, traced
+from ._config_entry import keep_entry
 
 if TYPE_CHECKING:
     from ...abc import Invoker
@@ -80,6 +81,25 @@ TRACE_TYPE: Final[dict[str, Any]] = {
         "properties": {"trace_ids": {"type": "array", "items": {"type": "string"}}},
     },
 }
+CONFIG_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        **{key: {"type": ["boolean", "null"]} for key in ("enabled", "live_spans", "metrics_enabled", "logs_enabled")},
+        **{
+            key: {"type": ["integer", "null"], "minimum": 0}
+            for key in (
+                "memory_max_spans",
+                "metrics_max_count",
+                "metrics_retention_seconds",
+                "logs_max_count",
+                "logs_retention_seconds",
+            )
+        },
+        "logs_sampling_ratio": {"type": ["number", "null"]},
+        "logs_console_output": {"type": ["boolean", "null"]},
+    },
+}
+"""Of the configuration entry (CF-13). ``enabled`` adds or removes trigger types at the next start only (OB-20)."""
 _OWN_FUNCTIONS: Final = tuple(
     f"engine::{name}::"
     for name in ("log", "baggage", "traces", "logs", "metrics", "rollups", "sampling", "health", "alerts")
@@ -282,20 +302,26 @@ async def serve_observability(
 ) -> AsyncGenerator[tuple[LogTrigger, TraceTrigger] | None]:
     """Run the built-in ``iii-observability``: without trigger types when it is not enabled (OB-20)."""
     telemetry = host.router.telemetry
-    telemetry.configure(read_options(config))
+
+    def configure(value: object) -> None:
+        telemetry.configure(read_options(value))
+
+    configure(config)
     async with create_task_group() as tasks:
         tasks.start_soon(_sweep, telemetry, name="engine telemetry sweeps")
         if telemetry.options.enabled:
             fires = _Fires(iii, strict_upstream=host.strict_upstream)
             log, trace = LogTrigger(fires), TraceTrigger(fires)
-            iii.register_trigger_type(LOG_TYPE, log)
-            iii.register_trigger_type(TRACE_TYPE, trace)
+            iii.register_trigger_type(**LOG_TYPE, handler=log)
+            iii.register_trigger_type(**TRACE_TYPE, handler=trace)
             telemetry.on_log, telemetry.on_span = log.on_log, trace.on_span
             tasks.start_soon(fires.run, name="engine log and trace triggers")
             tasks.start_soon(trace.run, name="engine trace batches")
+            await keep_entry(iii, host, NAME, "Observability", CONFIG_SCHEMA, config, configure)
             yield log, trace
             telemetry.on_log = telemetry.on_span = None
         else:
+            await keep_entry(iii, host, NAME, "Observability", CONFIG_SCHEMA, config, configure)
             yield None
         tasks.cancel_scope.cancel()
 
@@ -306,8 +332,8 @@ async def _sweep(telemetry: Telemetry) -> None:
         telemetry.sweep()
 
 
-def read_options(config: Mapping[str, Any]) -> TelemetryOptions:
-    """The options that a configuration file gives, with upstream's keys (§5.4).
+def read_options(config: object) -> TelemetryOptions:
+    """The options that a configuration gives, with upstream's keys (§5.4).
 
     What is not given has the same default with and without a block. Spans, logs and metrics stay in memory, so what
     exporters, archives, alerts and sampling of spans are told has no effect; it is reported when it is not a default.
@@ -326,7 +352,7 @@ def read_options(config: Mapping[str, Any]) -> TelemetryOptions:
     for key in ("alerts", "collapse_spans"):
         if root.sections(key):
             logger.warning("%s: %s have no effect in this engine", NAME, key)
-    sampling = root.section("sampling")
+    sampling = root.mapping("sampling")
     storage = root.section("trace_storage")
     root.ignore(
         "service_version",
@@ -348,9 +374,9 @@ def read_options(config: Mapping[str, Any]) -> TelemetryOptions:
         logs_enabled=root.flag("logs_enabled", default.logs_enabled),
         logs_max_count=_count(root, "logs_max_count", default.logs_max_count),
         logs_retention=_count(root, "logs_retention_seconds", int(default.logs_retention)),
-        logs_sampling_ratio=_ratio(root, config, "logs_sampling_ratio"),
+        logs_sampling_ratio=root.share("logs_sampling_ratio", 1.0),
         logs_console_output=root.flag("logs_console_output", default.logs_console_output),
-        sampling_ratio=_ratio(root, config, "sampling_ratio"),
+        sampling_ratio=root.share("sampling_ratio", 1.0),
     )
     if storage is not None:
         options.memory_max_bytes = _count(storage, "memory_max_bytes", default.memory_max_bytes)
@@ -359,10 +385,8 @@ def read_options(config: Mapping[str, Any]) -> TelemetryOptions:
             "pending_max_age_seconds",
         )  # fmt: skip
         storage.end()
-    if sampling is not None:
-        options.sampling = dict(config["sampling"])
-        sampling.ignore("default", "rules", "parent_based", "rate_limit")
-        sampling.end()
+    if sampling:
+        options.sampling = dict(sampling)
         logger.warning("%s: sampling has no effect on spans in this engine: it keeps all", NAME)
     root.end()
     return options
@@ -371,14 +395,3 @@ def read_options(config: Mapping[str, Any]) -> TelemetryOptions:
 def _count(section: Section, key: str, default: int) -> int:
     """A count; 0 is the default."""
     return section.integer(key, default, 0, 2**53) or default
-
-
-def _ratio(section: Section, config: Mapping[str, Any], key: str) -> float:
-    """A share, put between 0 and 1."""
-    section.ignore(key)
-    value = config.get(key)
-    if value is None:
-        return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        section.refuse(key, value, "a number from 0 to 1")
-    return min(max(float(value), 0.0), 1.0)

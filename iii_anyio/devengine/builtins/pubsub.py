@@ -18,6 +18,7 @@ from ...trigger import TriggerConfig, TriggerHandler
 from .._builtin import Input
 from .._errors import shorten
 from .._settings import Section, check_adapter
+from ._config_entry import ADAPTER_SCHEMA, keep_entry
 
 if TYPE_CHECKING:
     from ...abc import Invoker
@@ -113,12 +114,17 @@ class PubSub(TriggerHandler[Any]):
 @asynccontextmanager
 async def serve_pubsub(iii: Worker, host: Host, config: Mapping[str, Any]) -> AsyncGenerator[PubSub]:
     """Run the built-in ``iii-pubsub``."""
-    root = Section(NAME, config)
-    check_adapter(root, "local", "redis")
-    root.end()
+    _check(config)
     pubsub = PubSub(iii)
-    iii.register_trigger_type(SUBSCRIBE, pubsub)
+    iii.register_trigger_type(**SUBSCRIBE, handler=pubsub)
     iii.register_function(
         PUBLISH, pubsub.publish, description="Publishes an event", request_format=INPUT.schema, response_format=None
     )
+    await keep_entry(iii, host, NAME, "Pub/sub", ADAPTER_SCHEMA, config, _check)
     yield pubsub
+
+
+def _check(config: object) -> None:
+    root = Section(NAME, config)
+    check_adapter(root, "local", "redis")
+    root.end()

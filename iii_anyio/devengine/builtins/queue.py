@@ -26,7 +26,16 @@ from .._builtin import Input
 from .._errors import shorten
 from .._queue_core import DuplicateJobError, Jobs, JobsFullError
 from .._queue_lines import Job, Line, Queue, Settings
-from .._queue_settings import DEFAULT_QUEUE, group_problem, read_queue, read_queues, read_subscription
+from .._queue_settings import (
+    CONFIG_SCHEMA,
+    DEFAULT_QUEUE,
+    NAME,
+    group_problem,
+    read_queue,
+    read_queues,
+    read_subscription,
+)
+from ._config_entry import keep_entry
 from ._queue_runner import JobRunner
 
 if TYPE_CHECKING:
@@ -38,7 +47,7 @@ __all__ = ("QueueWorker", "serve_queue")
 
 logger: Final = logging.getLogger("iii_anyio.devengine.queue")
 
-TRIGGER_TYPE: Final = {
+TRIGGER_TYPE: Final[dict[str, Any]] = {
     "id": "durable:subscriber",
     "description": "Durable topic subscription: every message reaches the function at least once",
     "trigger_request_format": {
@@ -125,7 +134,7 @@ class QueueWorker(TriggerHandler[Any]):
                 description=description,
                 request_format=None if fields is None else fields.schema,
             )
-        self._iii.register_trigger_type(TRIGGER_TYPE, self)
+        self._iii.register_trigger_type(**TRIGGER_TYPE, handler=self)
 
     def start(self) -> None:
         """Run what is there from an earlier time."""
@@ -135,6 +144,17 @@ class QueueWorker(TriggerHandler[Any]):
                 queue.depth, shorten(queue.name), _HOW_TO_DEFINE,
             )  # fmt: skip
         self._runner.pump(line for queue in self._jobs.defined() for line in queue.lines.values())
+
+    def configure(self, config: object) -> None:
+        """Define the configured queues as they are now configured (Q-16); no other queue is touched.
+
+        Raises:
+            ValueError: The configuration is wrong; everything stays.
+        """
+        for name, settings in read_queues(config).items():
+            line = self._jobs.named(name)
+            if line is None or line.settings != settings:
+                self._runner.pump((self._jobs.define(name, settings),))
 
     # -- the trigger type ----------------------------------------------------------------------------------------
 
@@ -287,6 +307,7 @@ async def serve_queue(iii: Worker, host: Host, config: Mapping[str, Any]) -> Asy
         group.start_soon(runner.run_timer, name="engine queue timer")
         worker = QueueWorker(iii, host, jobs, definitions, runner)
         worker.register()
+        await keep_entry(iii, host, NAME, "Queue", CONFIG_SCHEMA, config, worker.configure)
         worker.start()
         yield worker
         group.cancel_scope.cancel()

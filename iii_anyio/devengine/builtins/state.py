@@ -260,7 +260,7 @@ async def serve_state(iii: Worker, host: Host, config: Mapping[str, Any]) -> Asy
                 "%s: store_method 'file_based' needs a data directory: --data DIR, open_engine(data=DIR)", NAME
             )
         _register_functions(iii, state)
-        iii.register_trigger_type(TRIGGER_TYPE, state)
+        iii.register_trigger_type(**TRIGGER_TYPE, handler=state)
         await keep_entry(iii, host, NAME, "State", CONFIG_SCHEMA, config, state.configure)
         yield state
         group.cancel_scope.cancel()

@@ -130,11 +130,10 @@ class StreamService:
                 request_format=function.request_format, response_format=function.response_format, validate=False,
             )  # fmt: skip
         stream = {"trigger_request_format": STREAM_CONFIG_SCHEMA, "call_request_format": STREAM_EVENT_SCHEMA}
-        self._iii.register_trigger_type({"id": "stream", "description": "Stream trigger", **stream}, self._triggers)
-        hook = {"call_request_format": JOIN_EVENT_SCHEMA}
+        self._iii.register_trigger_type("stream", "Stream trigger", self._triggers, **stream)
         for triggers, word in ((self._joins, "join"), (self._leaves, "leave")):
             self._iii.register_trigger_type(
-                {"id": f"stream:{word}", "description": f"Stream {word} trigger", **hook}, triggers
+                f"stream:{word}", f"Stream {word} trigger", triggers, call_request_format=JOIN_EVENT_SCHEMA
             )
 
     # -- functions -----------------------------------------------------------------------------------------------
