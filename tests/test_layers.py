@@ -76,10 +76,10 @@ TASK_FILES = (
     "devengine/builtins/*",
     "testing/*",
     "pytest_plugin.py",
-    "cli/bench.py",
-    "cli/connection.py",
-    "cli/processes.py",
-    "cli/serving.py",
+    "cli/_bench.py",
+    "cli/_connection.py",
+    "cli/_processes.py",
+    "cli/_serving.py",
 )
 
 
@@ -204,4 +204,4 @@ def test_importing_the_package_loads_no_extra_and_no_backend() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
     loaded = set(done.stdout.split())
     assert "iii_anyio" in loaded
-    assert not loaded & {"iii_anyio.devengine", "typer", "rich", "trio", "uvloop", "h11"}
+    assert not loaded & {"iii_anyio.devengine", "opentelemetry", "typer", "rich", "trio", "uvloop", "h11"}
