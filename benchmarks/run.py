@@ -54,6 +54,42 @@ def write(name: str, found: Any) -> None:
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
+def tables(
+    figures: dict[str, dict[str, end_to_end.Report]], verdicts: list[dict[str, Any]], grown: dict[str, Any]
+) -> str:
+    """The figures of ``docs/performance.md``."""
+    where = environment()
+    lines = [
+        f"Measured {where['when'][:10]} with Python {where['python']} on {where['system']}, {where['cpus']} CPUs.",
+        "",
+    ]
+    kinds = ("iii-sdk", "node", "bare", "asyncio", "uvloop", "trio")
+    lines += ["| work | " + " | ".join(kinds) + " |", "|---|" + "---:|" * len(kinds)]
+    for case, found in figures.items():
+        cells = [
+            f"{found[kind]['rate']:,.0f}/s, {found[kind]['cpu_us']:,.1f} µs" if kind in found else "" for kind in kinds
+        ]
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    lines += ["", "| target | bound | measured | |", "|---|---:|---:|---|"]
+    for verdict in verdicts:
+        mark = "met" if verdict["is_met"] else "**missed**"
+        lines.append(
+            f"| {verdict['case']}: {verdict['target']} | {verdict['bound']:g} | {verdict['value']:,g} | {mark} |"
+        )
+    lines += ["", "| | |", "|---|---:|"]
+    lines += [f"| memory of a {name} | {value:,.0f} bytes |" for name, value in grown["bytes"].items()]
+    lines += [f"| {name} | {value:.2f} |" for name, value in grown["imports"].items()]
+    return "\n".join(lines)
+
+
+def publish(text: str) -> None:
+    """Put the tables into the page."""
+    page = Path(__file__).parents[1] / "docs" / "performance.md"
+    before, _, rest = page.read_text("utf-8").partition("<!-- figures -->")
+    after = rest.partition("<!-- /figures -->")[2]
+    page.write_text(f"{before}<!-- figures -->\n{text}\n<!-- /figures -->{after}", encoding="utf-8")
+
+
 def guarded(figures: dict[str, dict[str, end_to_end.Report]]) -> bool:
     """Whether every ratio is within its bound; prints those that are not."""
     is_fine = True
@@ -92,6 +128,7 @@ def main() -> None:
             write("layers", [row.as_json() for row in rows])
             write("growth", grown)
             write("end_to_end", {"figures": figures, "targets": verdicts})
+            publish(tables(figures, verdicts, grown))
             from .plots import draw
 
             draw(figures, grown)

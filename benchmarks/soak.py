@@ -18,6 +18,7 @@ import logging
 import os
 import random
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -80,7 +81,9 @@ class Engine:
         return f"ws://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self._process = await anyio.open_process([sys.executable, "-c", ENGINE, str(self.port)], stderr=None)
+        self._process = await anyio.open_process(
+            [sys.executable, "-c", ENGINE, str(self.port)], stderr=subprocess.DEVNULL
+        )
         assert self._process.stdout is not None
         assert "up" in await TextReceiveStream(self._process.stdout).receive()
 
@@ -210,7 +213,7 @@ async def soak(minutes: float, seed: int) -> dict[str, Any]:
         async with connected(engine, counts, seed) as (workers, proxies):
             for iii in workers:
                 await iii.wait_ready()
-            source = random.Random(seed)
+            source, start = random.Random(seed), look()
             async with create_task_group() as callers:
                 for iii, other in zip(workers, ("right", "left"), strict=True):
                     for _ in range(CALLERS):
@@ -224,8 +227,7 @@ async def soak(minutes: float, seed: int) -> dict[str, Any]:
                     await anyio.sleep(seconds)
                     faults.cancel_scope.cancel()
                 for proxy in proxies:
-                    proxy.delay = proxy.jitter = 0.0
-                    proxy.bytes_per_second = None
+                    proxy.calm()
                 await anyio.sleep(3)  # with the last faults noticed and behind us
                 over.set()
             for iii in workers:
@@ -327,7 +329,7 @@ def show(result: dict[str, Any], indent: str = "") -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make soak", description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(prog="make soak", description="Minutes of calls through a network that breaks.")
     parser.add_argument("minutes", type=float, nargs="?", default=10.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
