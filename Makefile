@@ -12,7 +12,7 @@ ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test interop check lint types bench soak coverage format changelog clean
+.PHONY: help demo dev test interop check lint types bench soak fuzz coverage format changelog clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -45,6 +45,9 @@ bench: $(VENV)/.installed-bench ## the benchmarks, about 15 minutes (in short: m
 
 soak: $(VENV)/.installed-dev ## minutes of random faults: make soak ARGS="10 --seed 7"
 	$(RUN) -m benchmarks.soak $(ARGS)
+
+fuzz: $(VENV)/.installed-dev ## inputs of all kinds into what takes them (longer: make fuzz ARGS="--seconds 600")
+	$(RUN) -m tests.fuzz $(ARGS)
 
 coverage: $(VENV)/.installed-dev ## the tests, with the lines and branches they miss
 	$(RUN) -m coverage erase

@@ -42,6 +42,9 @@ _BINARY: Final = 0x02
 _FIN: Final = 0x80
 _WHOLE_BINARY: Final = _FIN | _BINARY
 _WHOLE: Final = (_FIN | _TEXT, _WHOLE_BINARY)
+_CLOSE: Final = _FIN | 0x08
+_LAST_FRAGMENT: Final = bytes([_FIN | _CONTINUATION, 0])
+_LAST_FRAGMENT_MASKED: Final = bytes([_FIN | _CONTINUATION, 0x80, 0, 0, 0, 0])
 _SMALL: Final = 65_536
 """Up to here payloads are kept in the tail buffer when incomplete, and joined with others when sent."""
 _JOINED: Final = 262_144
@@ -186,6 +189,12 @@ class Framing:
                 self._key, self._is_binary = data[start - key_size : start], first == _WHOLE_BINARY
                 at = self._grow(data[start:], messages) + start
                 continue
+            if first == _CLOSE and self._fragments is not None:
+                # Control frames may come between fragments (RFC 6455 §5.4), a close frame too; websockets takes one for
+                # a protocol error. It is told that the message is over, which nobody will get.
+                self._fragments = None
+                self._protocol.receive_data(_LAST_FRAGMENT if self._is_client else _LAST_FRAGMENT_MASKED)
+                self._protocol.events_received()
             take = min(stop, end)
             self._owed = stop - take
             self._pass_on(data[at:take], messages)

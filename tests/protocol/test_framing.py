@@ -414,6 +414,18 @@ def test_a_close_frame_ends_the_messages_and_is_answered(is_client: bool) -> Non
 
 
 @roles
+def test_a_close_frame_may_come_between_the_fragments_of_a_message(is_client: bool) -> None:
+    """RFC 6455 §5.4; Autobahn 7.1.5."""
+    framing = Framing(is_client=is_client)
+    begun = frame(Opcode.TEXT, b"never ", to_client=is_client, fin=False)
+    end = frame(Opcode.CONT, b"ended", to_client=is_client)
+    assert framing.receive(begun + close_frame(1000, "bye", to_client=is_client) + end) == []
+    assert framing.closed == (1000, "bye")
+    (answer,) = frames_of(b"".join(framing.data_to_send()), from_client=is_client)
+    assert answer.data == Close(1000, "bye").serialize()
+
+
+@roles
 def test_a_close_frame_without_status_is_1005(is_client: bool) -> None:
     """§6.7: the engine's refusals look like this."""
     framing = Framing(is_client=is_client)
