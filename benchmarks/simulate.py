@@ -115,6 +115,33 @@ def main() -> None:
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     (results / "capacity.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    publish(found)
+
+
+def publish(found: dict[str, Any]) -> None:
+    """Put the figures into ``docs/scaling.md``."""
+    measured = found["measured"]
+    lines = [
+        "| | |",
+        "|---|---:|",
+        f"| a call, caller's CPU (64 in flight, 200 bytes, uvloop) | {measured['caller_us']} µs |",
+        f"| a call, the stand-in engine's CPU | {measured['engine_us']} µs |",
+        f"| measured: calls a second through both | {measured['rate']:,} |",
+        f"| simulated from the two costs | {found['simulated rate']:,} |",
+        "",
+        "| workers | calls a second | cores for all workers | of a core for each worker | cores for engines |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['workers']:,} | {row['calls a second']:,} | {row['cores for the SDK, callers and callees together']} "
+        f"| {100 * row['share of a core for each worker']:.2f} % | {row['engine cores']} |"
+        for row in found["carried"]
+    ]
+    page = Path(__file__).parents[1] / "docs" / "scaling.md"
+    before, _, rest = page.read_text("utf-8").partition("<!-- capacity -->")
+    after = rest.partition("<!-- /capacity -->")[2]
+    table = "\n".join(lines)
+    page.write_text(f"{before}<!-- capacity -->\n{table}\n<!-- /capacity -->{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
