@@ -24,7 +24,6 @@ from typing import Any
 
 HERE = Path(__file__).parent
 OURS = ("asyncio", "uvloop", "trio")
-PORTAL = ("asyncio", "trio")
 Report = dict[str, float]
 
 
@@ -48,10 +47,10 @@ CASES = (
     Case("10 KB, 16 in flight", "caller", 5_000, 16, 10_000, PEERS),
     Case("1 MB, 4 in flight", "caller", 150, 4, 1_000_000, PEERS),
     Case("10 MB", "caller", 12, 1, 10_000_000, ("bare", "iii-sdk", *OURS)),
-    Case("foreign loop, 1 in flight", "foreign", 2_000, 1, 180, ("iii-sdk", *PORTAL)),
-    Case("foreign loop, 64 in flight", "foreign", 15_000, 64, 180, ("iii-sdk", *PORTAL)),
-    Case("sync trigger, 1 thread", "threads", 2_000, 1, 180, ("iii-sdk", *PORTAL)),
-    Case("sync trigger, 16 threads", "threads", 10_000, 16, 180, ("iii-sdk", *PORTAL)),
+    Case("foreign loop, 1 in flight", "foreign", 2_000, 1, 180, ("iii-sdk", *OURS)),
+    Case("foreign loop, 64 in flight", "foreign", 15_000, 64, 180, ("iii-sdk", *OURS)),
+    Case("sync trigger, 1 thread", "threads", 2_000, 1, 180, ("iii-sdk", *OURS)),
+    Case("sync trigger, 16 threads", "threads", 10_000, 16, 180, ("iii-sdk", *OURS)),
 )
 
 

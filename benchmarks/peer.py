@@ -32,7 +32,7 @@ def cpu() -> float:
 
 
 def resident() -> float:
-    """Megabytes in memory now. (The peak that the system keeps begins with that of the parent process.)"""
+    """Megabytes in memory now; the peak that the system keeps begins with that of the parent process."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -140,7 +140,7 @@ async def ours(role: str, url: str, calls: int, in_flight: int, size: int) -> di
 # -- clients with a thread of their own ------------------------------------------------------------------------------
 
 
-def client(kind: str, url: str) -> Any:
+def client(kind: Any, url: str) -> Any:
     """A client that blocks."""
     if kind == "iii-sdk":
         import iii  # type: ignore[import-untyped]
@@ -148,7 +148,7 @@ def client(kind: str, url: str) -> Any:
         return iii.register_worker(url, iii.InitOptions(otel={"enabled": False}))
     import iii_anyio
 
-    return iii_anyio.register_worker(url, backend="trio" if kind == "trio" else "asyncio")
+    return iii_anyio.register_worker(url, backend=kind)
 
 
 def in_threads(iii: Any, calls: int, threads: int, size: int) -> dict[str, float]:

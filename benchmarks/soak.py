@@ -18,13 +18,12 @@ import logging
 import os
 import random
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +53,7 @@ REMEMBERED = 100_000
 """Invocations whose ids are kept, to notice one that runs twice."""
 
 ENGINE = """
-import anyio, sys
+import anyio, logging, sys
 from iii_anyio.devengine import open_engine
 
 async def main():
@@ -62,6 +61,7 @@ async def main():
         print("up", flush=True)
         await anyio.sleep_forever()
 
+logging.disable()
 anyio.run(main)
 """
 
@@ -81,16 +81,18 @@ class Engine:
         return f"ws://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self._process = await anyio.open_process(
-            [sys.executable, "-c", ENGINE, str(self.port)], stderr=subprocess.DEVNULL
-        )
+        self._process = await anyio.open_process([sys.executable, "-c", ENGINE, str(self.port)], stderr=None)
         assert self._process.stdout is not None
-        assert "up" in await TextReceiveStream(self._process.stdout).receive()
+        try:
+            await TextReceiveStream(self._process.stdout).receive()
+        except anyio.EndOfStream:
+            raise SystemExit("the engine did not start; its process says why") from None
 
     async def kill(self) -> None:
         if self._process is not None:
             process, self._process = self._process, None
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
             await process.aclose()
 
 

@@ -20,6 +20,7 @@ import anyio
 from anyio import CancelScope, from_thread
 from anyio.from_thread import BlockingPortal
 
+from ._identity import resolve_engine_url
 from .errors import ConnectError, RegistrationRejectedError, WorkerStateError
 from .options import InitOptions
 from .worker import WorkerMethods, run_worker
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ._runtime.supervisor import Supervisor
     from .options import IIIConnectionState
 
-__all__ = ("III", "IIIClient", "register_worker")
+__all__ = ("III", "IIIClient", "register_worker", "resolve_engine_url")
 
 logger: Final = logging.getLogger("iii_anyio")
 
@@ -52,7 +53,7 @@ class IIIClient(WorkerMethods):
         address: str | None = None,
         options: InitOptions | None = None,
         *,
-        backend: Literal["asyncio", "trio"] = "asyncio",
+        backend: Literal["asyncio", "uvloop", "trio"] = "asyncio",
     ) -> None:
         """Start the worker and connect in the background; never fails because of the connection."""
         self._portal = _Portal(address, options, backend)
@@ -114,7 +115,7 @@ def register_worker(
     address: str | None = None,
     options: InitOptions | None = None,
     *,
-    backend: Literal["asyncio", "trio"] = "asyncio",
+    backend: Literal["asyncio", "uvloop", "trio"] = "asyncio",
 ) -> IIIClient:
     """Connect a worker that lives in a thread of its own, and wait up to 30 s for the connection.
 
@@ -124,7 +125,7 @@ def register_worker(
     Args:
         address: WebSocket URL of the engine; default ``III_URL``, else ``ws://127.0.0.1:49134``.
         options: Name, namespace, limits, timeouts.
-        backend: What the thread's event loop runs on.
+        backend: What the thread's event loop runs on; ``uvloop`` is asyncio with that loop, which must be installed.
 
     Raises:
         RegistrationRejectedError: The engine refuses this worker.
@@ -199,7 +200,7 @@ def hosted(client: IIIClient, manager: AbstractAsyncContextManager[object]) -> G
 class _Portal:
     """The thread and event loop of one client."""
 
-    def __init__(self, address: str | None, options: InitOptions | None, backend: Literal["asyncio", "trio"]) -> None:
+    def __init__(self, address: str | None, options: InitOptions | None, backend: str) -> None:
         self.failure: RegistrationRejectedError | ConnectError | None = None
         self.host: BlockingPortal
         """Runs what ``hosted`` is given."""
@@ -230,7 +231,9 @@ class _Portal:
                 await supervisor.closed.wait()
 
         try:
-            anyio.run(main, backend=backend)
+            uses_uvloop = backend == "uvloop"
+            loop_options = {"use_uvloop": True} if uses_uvloop else {}
+            anyio.run(main, backend="asyncio" if uses_uvloop else backend, backend_options=loop_options)
         except (RegistrationRejectedError, ConnectError) as exc:
             self.failure = exc
             logger.error("the worker ended: %s", exc)
