@@ -12,7 +12,7 @@ ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test interop check lint types bench soak fuzz coverage format changelog clean
+.PHONY: help demo dev test interop check lint types bench soak fuzz coverage format docs dist changelog clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -59,12 +59,18 @@ format: $(VENV)/.installed-dev ## format the code and mend what ruff can
 	$(RUN) -m ruff check --fix-only
 	$(RUN) -m ruff format
 
+docs: $(VENV)/.installed-docs ## the pages, with the reference made from the docstrings, in site/
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet $(ARGS)
+
+dist: $(VENV)/.installed-dev ## wheel and sdist in dist/, tried in a fresh environment (others: make dist ARGS=python3.13)
+	$(RUN) -m tests.release.build $(or $(ARGS),$(PYTHON))
+
 changelog: $(VENV)/.installed-dev ## what the next release would say
 	$(RUN) -m towncrier build --draft --version next
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .venv-interop dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -rf tests/interop/node/node_modules tests/interop/rust/target
+	rm -rf tests/interop/node/node_modules tests/interop/rust/target examples/node/node_modules
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a set of extras; `dev` holds `all`. The versions hold for build tools too: newer pips read the second name.

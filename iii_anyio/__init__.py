@@ -31,6 +31,7 @@ from .errors import (
     TriggerRegistrationError,
     WorkerStateError,
 )
+from .health import Health
 from .http import (
     ApiRequest,
     ApiResponse,
@@ -59,10 +60,12 @@ from .observer_handle import ObserverHandle
 from .options import (
     DEFAULT_ENGINE_URL,
     ConnectionStateCallback,
+    HealthOptions,
     HeartbeatOptions,
     IIIConnectionState,
     InitOptions,
     Limits,
+    OtelConfig,
     ReconnectionConfig,
     RetryPolicy,
     TelemetryOptions,
@@ -105,6 +108,8 @@ __all__ = (
     "EnqueueResult",
     "Filter",
     "FunctionInfo",
+    "Health",
+    "HealthOptions",
     "HeartbeatOptions",
     "HttpAuthApiKey",
     "HttpAuthBearer",
@@ -133,6 +138,7 @@ __all__ = (
     "ObserverOptions",
     "ObserverState",
     "OfflineQueueFullError",
+    "OtelConfig",
     "PayloadTooLargeError",
     "ReconnectionConfig",
     "RegisterTriggerInput",

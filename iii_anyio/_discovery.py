@@ -33,7 +33,7 @@ class _Host(Protocol):
     def register_function(
         self, function_id: str, handler_or_invocation: Any, *, metadata: Any = None
     ) -> FunctionRef: ...
-    def register_trigger(self, trigger: dict[str, Any], /) -> Trigger: ...
+    def register_trigger(self, type: str, function_id: str, config: Any, /) -> Trigger: ...
 
 
 class Discovery:
@@ -119,9 +119,7 @@ class Discovery:
 
         function_id = f"iii.on_functions_available.{new_id()}"
         function = self.register_function(function_id, changed, metadata={"internal": True})
-        trigger = self.register_trigger(
-            {"type": EngineTriggers.FUNCTIONS_AVAILABLE, "function_id": function_id, "config": {}}
-        )
+        trigger = self.register_trigger(EngineTriggers.FUNCTIONS_AVAILABLE, function_id, {})
 
         def unsubscribe() -> None:
             trigger.unregister()

@@ -80,6 +80,8 @@ def identity(name: str, namespace: str | None, project_name: str | None, options
         },
         "features": list(FEATURES),
     }
+    if telemetry.amplitude_api_key is not None:
+        payload["telemetry"]["amplitude_api_key"] = telemetry.amplitude_api_key
     if options.worker_description:
         payload["description"] = options.worker_description
     return payload

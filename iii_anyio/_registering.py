@@ -7,19 +7,21 @@ the registry on every connection.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ._decorators import Decorators, default_name
 from ._dependencies import Dependencies
+from ._deprecations import warn_deprecated
 from ._exports import Exports
 from ._protocol.calls import new_id
 from ._protocol.codec import encode
 from ._protocol.messages import (
     ABSENT,
     RegisterFunction,
+    RegisterService,
     RegisterTriggerType,
     UnregisterFunction,
     UnregisterTrigger,
@@ -28,7 +30,7 @@ from ._protocol.messages import (
 from ._protocol.messages import RegisterTrigger as RegisterTriggerMessage
 from ._protocol.owning import ObservedFunction
 from ._protocol.registry import Registration
-from ._requests import normalise_trigger, normalise_trigger_type
+from ._requests import normalise_service, normalise_trigger, normalise_trigger_type
 from ._runtime.binding import Binding, bind
 from ._runtime.dispatch import Function
 from ._runtime.formats import as_format
@@ -37,6 +39,7 @@ from ._runtime.wrapping import Middleware, check_middleware, wrap
 from .filter import compile_observers_filter
 from .functions import FunctionOptions, FunctionRef, RegisterFunctionFormat
 from .http import HttpInvocationConfig, as_invocation
+from .introspection import RegisterServiceInput  # noqa: TC001 - annotations of the public API resolve
 from .observe_types import ObserveHooks, describe_hooks
 from .trigger import (
     RegisterTriggerInput,
@@ -46,7 +49,7 @@ from .trigger import (
     TriggerHandler,
     TriggerTypeRef,
 )
-from .triggers import TypedTrigger  # noqa: TC001 - annotations of the public API resolve
+from .triggers import TypedTrigger
 
 if TYPE_CHECKING:
     from ._runtime.supervisor import Supervisor
@@ -188,7 +191,7 @@ class Registering(Decorators):
     # -- triggers ------------------------------------------------------------------------------------------------
 
     @overload
-    def register_trigger(self, trigger: RegisterTriggerInput | dict[str, Any], /) -> Trigger: ...
+    def register_trigger(self, trigger: RegisterTriggerInput | dict[str, Any]) -> Trigger: ...
     @overload
     def register_trigger(
         self,
@@ -211,10 +214,14 @@ class Registering(Decorators):
         trigger_namespace: str | None = None,
     ) -> Trigger: ...
     def register_trigger(self, *args: Any, **kwargs: Any) -> Trigger:
-        """Bind a function to a trigger: ``{"type", "function_id", "config", …}``, or the same as arguments.
+        """Bind a function to a trigger: ``register_trigger("cron", "tick", {"expression": "@hourly"})``.
 
         A typed trigger, such as ``CronTrigger(expression=…)`` of ``iii_anyio.triggers``, stands for type and config.
         The engine is silent about success; ``wait_ready`` raises when the provider refused.
+
+        .. deprecated:: 0.25.0
+            One request, ``{"type", "function_id", "config", …}`` or a ``RegisterTriggerInput``, raises upstream's
+            ``DeprecationWarning``. Separate arguments and typed triggers do not.
 
         Raises:
             ValueError: A required field is missing or a namespace is blank.
@@ -222,6 +229,8 @@ class Registering(Decorators):
         Wire: RegisterTrigger.   Upstream: III.register_trigger.
         """
         supervisor = self._checked()
+        if not isinstance(args[0] if args else kwargs.get("trigger", ""), str | TypedTrigger):
+            warn_deprecated("register_trigger")
         wanted = normalise_trigger(*args, **kwargs)
         trigger_id = new_id()
         message = RegisterTriggerMessage(
@@ -240,15 +249,38 @@ class Registering(Decorators):
         self._announce(registration)
         return Trigger(partial(self._withdraw, triggers, registration), trigger_id)
 
+    @overload
     def register_trigger_type(
         self, trigger_type: RegisterTriggerTypeInput | dict[str, Any], handler: TriggerHandler[Any]
-    ) -> TriggerTypeRef[Any, Any]:
+    ) -> TriggerTypeRef[Any, Any]: ...
+    @overload
+    def register_trigger_type(
+        self,
+        id: str,
+        description: str,
+        handler: TriggerHandler[Any],
+        *,
+        trigger_request_format: Any = None,
+        call_request_format: Any = None,
+    ) -> TriggerTypeRef[Any, Any]: ...
+    def register_trigger_type(self, *args: Any, **kwargs: Any) -> TriggerTypeRef[Any, Any]:
         """Become the provider of a trigger type; ``handler`` is told of each binding. A known id is replaced.
+
+        The formats are types, or JSON Schemas: of a trigger's config, and of what its functions are called with.
+
+        .. deprecated:: 0.25.0
+            One request, ``{"id", "description", …}`` or a ``RegisterTriggerTypeInput``, raises upstream's
+            ``DeprecationWarning``. Separate arguments do not.
+
+        Raises:
+            ValueError: A required field is missing.
 
         Wire: RegisterTriggerType.   Upstream: III.register_trigger_type.
         """
         supervisor = self._checked()
-        wanted = normalise_trigger_type(trigger_type)
+        if not isinstance(args[0] if args else kwargs.get("id"), str):
+            warn_deprecated("register_trigger_type")
+        wanted, handler = normalise_trigger_type(*args, **kwargs)
         message = RegisterTriggerType(
             wanted.id,
             wanted.description,
@@ -270,19 +302,43 @@ class Registering(Decorators):
     def unregister_trigger_type(self, trigger_type: RegisterTriggerTypeInput | dict[str, Any] | str) -> None:
         """Stop providing a trigger type. An unknown id changes nothing.
 
+        .. deprecated:: 0.25.0
+            A dict or a ``RegisterTriggerTypeInput`` raises upstream's ``DeprecationWarning``, an id does not.
+
         Wire: UnregisterTriggerType, since engine 0.25.   Upstream: III.unregister_trigger_type.
         """
         supervisor = self._checked()
         if isinstance(trigger_type, str):
             type_id = trigger_type
-        elif isinstance(trigger_type, RegisterTriggerTypeInput):
-            type_id = trigger_type.id
         else:
-            type_id = trigger_type["id"]
+            warn_deprecated("unregister_trigger_type")
+            type_id = trigger_type["id"] if isinstance(trigger_type, Mapping) else trigger_type.id
         types = supervisor.session.registry.trigger_types
         registration = types.get(type_id)
         if registration is not None:
             self._withdraw(types, registration)
+
+    @overload
+    def register_service(self, service: RegisterServiceInput | dict[str, Any]) -> None: ...
+    @overload
+    def register_service(self, id: str, description: str | None = None, parent_id: str | None = None) -> None: ...
+    def register_service(self, *args: Any, **kwargs: Any) -> None:
+        """Declare a name to group functions under. The engine notes it, and does nothing with it.
+
+        Releases of the SDK up to 0.12 had it, with one ``RegisterServiceInput`` or dict from 0.9 on. A service cannot
+        be taken back; a known id is replaced.
+
+        Raises:
+            ValueError: The id is missing.
+
+        Wire: RegisterService.
+        """
+        supervisor = self._checked()
+        wanted = normalise_service(*args, **kwargs)
+        message = RegisterService(wanted.id, wanted.name or wanted.id, wanted.description, wanted.parent_service_id)
+        registration = Registration(wanted.id, encode(message), b"")
+        supervisor.session.registry.services[wanted.id] = registration
+        self._announce(registration)
 
     def exports(self) -> Exports:
         """What is registered here to be taken back as a whole. For ``App``."""

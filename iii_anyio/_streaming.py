@@ -139,6 +139,7 @@ def http(
     handle.__name__ = getattr(callback, "__name__", handle.__name__)
     handle.__qualname__ = getattr(callback, "__qualname__", handle.__qualname__)
     handle.__doc__ = callback.__doc__
+    handle.__annotations__ = {}  # some would not resolve where the program runs
     return handle
 
 

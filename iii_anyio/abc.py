@@ -6,7 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-__all__ = ("Background", "ChannelConnector", "ChannelWire", "Connector", "Invoker", "OpenChannel", "Wire")
+__all__ = (
+    "Background",
+    "ChannelConnector",
+    "ChannelWire",
+    "Connector",
+    "Invoker",
+    "OpenChannel",
+    "TelemetryConnector",
+    "Wire",
+)
 
 
 class Wire(Protocol):
@@ -100,6 +109,15 @@ class ChannelConnector(Protocol):
 
     def channel(self, channel_id: str, access_key: str, direction: str, /) -> AbstractAsyncContextManager[ChannelWire]:
         """See ``OpenChannel``."""
+        ...
+
+
+@runtime_checkable
+class TelemetryConnector(Protocol):
+    """A ``Connector`` that does not go by the worker's URL and takes telemetry in its own way."""
+
+    def take_telemetry(self, frame: bytes, /) -> None:
+        """Take one frame (§15). Never waits, never raises."""
         ...
 
 

@@ -39,6 +39,8 @@ class TelemetryOptions:
     language: str | None = None
     project_name: str | None = None
     framework: str | None = None
+    amplitude_api_key: str | None = None
+    """Sent when set. Releases up to 0.23 had it, and SDKs of other languages have it."""
 
 
 @dataclass
@@ -152,7 +154,7 @@ class OtelConfig:
     """With so many log records nothing waits any more. Default 1."""
     metrics_enabled: bool = True
     metrics_export_interval_ms: int = 60_000
-    engine_ws_headers: Mapping[str, str] | None = None
+    engine_ws_headers: Mapping[str, str] | None = field(default=None, repr=False)
     """Headers of the telemetry socket; default: the worker's own (``{}`` counts as given)."""
     set_global: bool = field(default=False, kw_only=True)
     """Have the whole process use this worker's providers, as upstream does. Else they are the worker's own."""
@@ -199,7 +201,7 @@ class InitOptions:
     """Telemetry, with the extra ``otel``: a config, its fields as a dict, ``True`` for the defaults, ``False`` for
     none. ``None``: the environment decides (``OTEL_ENABLED=true``), and spans go to the application's own provider, if
     it has one."""
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
     """Extra headers of the WebSocket handshake."""
     telemetry: TelemetryOptions | None = None
     limits: Limits = field(default_factory=Limits, kw_only=True)
@@ -216,7 +218,7 @@ class InitOptions:
     """Write ``~/.iii/run/worker-<pid>-<n>.json`` while the worker runs, so that ``iii ps`` lists it."""
     verify_tls: Any = field(default=True, kw_only=True)
     """``False``, or an ``ssl.SSLContext`` of your own, for ``wss://``."""
-    proxy: str | None = field(default=None, kw_only=True)
+    proxy: str | None = field(default=None, kw_only=True, repr=False)
     """URL of an HTTP proxy; by default the usual environment variables are used."""
     health: HealthOptions | None = field(default=None, kw_only=True)
     """HTTP endpoint for liveness and readiness, and the watch over the event loop."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Typ
 
 from pydantic import BaseModel, ConfigDict
 
+from ._deprecations import warn_deprecated
+
 if TYPE_CHECKING:
     from .functions import FunctionRef
 
@@ -142,6 +144,9 @@ class RegisterTriggerTypeInput(BaseModel):
 class Trigger:
     """A registered trigger.
 
+    .. deprecated:: 0.25.0
+        Upstream's successor is the ``ObserverHandle`` of ``observe``.
+
     Attributes:
         id: Its id, made by this worker.
     """
@@ -166,6 +171,9 @@ class Trigger:
 class TriggerConfig(BaseModel, Generic[TConfig]):
     """A trigger somebody has registered with our trigger type.
 
+    .. deprecated:: 0.25.0
+        Upstream's successor is the ``Observer`` that ``ObserveHooks.on_observer_added`` gets.
+
     Attributes:
         id: Of the trigger.
         function_id: What to call when it fires.
@@ -184,7 +192,11 @@ class TriggerConfig(BaseModel, Generic[TConfig]):
 
 
 class TriggerHandler(ABC, Generic[TConfig]):
-    """What the provider of a trigger type does when triggers come and go. An exception refuses the trigger."""
+    """What the provider of a trigger type does when triggers come and go. An exception refuses the trigger.
+
+    .. deprecated:: 0.25.0
+        Upstream's successor is ``ObserveHooks``, for ``register_function``.
+    """
 
     @abstractmethod
     async def register_trigger(self, config: TriggerConfig[TConfig]) -> None:
@@ -196,9 +208,9 @@ class TriggerHandler(ABC, Generic[TConfig]):
 
 
 class TriggerRegistrar(Protocol):
-    """What a ``TriggerTypeRef`` needs of a worker. Deprecation warnings are its affair."""
+    """What a ``TriggerTypeRef`` needs of a worker."""
 
-    def register_trigger(self, trigger: dict[str, Any], /) -> Trigger:
+    def register_trigger(self, type: str, function_id: str, config: Any, metadata: Any, /) -> Trigger:
         """Register a trigger."""
         ...
 
@@ -213,6 +225,10 @@ class TriggerRegistrar(Protocol):
 
 class TriggerTypeRef(Generic[C, R]):
     """A trigger type this worker provides: ``C`` is the config of its triggers, ``R`` the payload of their calls.
+
+    .. deprecated:: 0.25.0
+        Upstream's successors are ``ObserveHooks`` for the provider and ``observe`` for who wants to hear. Its methods
+        raise upstream's ``DeprecationWarning``; those of the same name on a worker do the same without one.
 
     Attributes:
         id: Of the trigger type.
@@ -234,9 +250,13 @@ class TriggerTypeRef(Generic[C, R]):
         return f"<TriggerTypeRef {self.id}>"
 
     def register_trigger(self, function_id: str, config: C, metadata: Any = None) -> Trigger:
-        """Bind a function of this worker to a trigger of this type. A model is sent by alias."""
-        trigger = {"type": self.id, "function_id": function_id, "config": config, "metadata": metadata}
-        return self._iii.register_trigger(trigger)
+        """Bind a function of this worker to a trigger of this type. A model is sent by alias.
+
+        .. deprecated:: 0.25.0
+            ``register_trigger`` of the worker does the same without a warning.
+        """
+        warn_deprecated("register_trigger")
+        return self._iii.register_trigger(self.id, function_id, config, metadata)
 
     def register_function(
         self,
@@ -247,10 +267,15 @@ class TriggerTypeRef(Generic[C, R]):
         config: C | None = None,
         metadata: Any = None,
     ) -> FunctionRef:
-        """Register a function for such triggers, and bind it as well when ``config`` is given."""
+        """Register a function for such triggers, and bind it as well when ``config`` is given.
+
+        .. deprecated:: 0.25.0
+            ``register_function`` of the worker does the same without a warning.
+        """
+        warn_deprecated("TriggerTypeRef.register_function")
         function = self._iii.register_function(function_id, handler, description=description)
         if config is not None:
-            self.register_trigger(function_id, config, metadata)
+            self._iii.register_trigger(self.id, function_id, config, metadata)
         return function
 
     def unregister(self) -> None:

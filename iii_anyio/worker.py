@@ -155,8 +155,7 @@ class WorkerMethods(Registering, Observers, Discovery):
         request = normalise_call(function_id, payload, action=TriggerAction.Void())
         caller = self._supervisor.caller
         if caller.is_on_loop():  # where `trigger` refuses to wait for room; there is nothing else to wait for
-            call = caller._make(*self._call(request), None)  # pyright: ignore[reportPrivateUsage]
-            caller._submit_foreign(call)  # pyright: ignore[reportPrivateUsage]
+            caller.call_here(*self._call(request))
         else:
             caller.call_blocking(*self._call(request))
 

@@ -10,6 +10,7 @@ import ast
 import importlib
 import inspect
 import typing
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,11 +52,15 @@ def defined(tree: ast.Module) -> Iterator[str]:
                 pass
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+@cache
+def imports(path: Path) -> list[tuple[str, str]]:
     """Last part of a module's name, and a name that is imported from it."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((node.module.rpartition(".")[2], alias.name) for alias in node.names)
+    return [
+        (node.module.rpartition(".")[2], alias.name)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    ]
 
 
 def unlisted(source: str, listed: Iterable[str], shared: Iterable[str]) -> set[str]:
@@ -71,12 +76,12 @@ def test_a_public_module_lists_exactly_what_is_public(path: Path) -> None:
     assert len(set(listed)) == len(listed)
     assert not [name for name in listed if not hasattr(module, name)]
 
-    others = [ast.parse(other.read_text("utf-8")) for other in FILES if other not in {path, ROOT}]
-    shared = [name for tree in others for origin, name in imports(tree) if origin == path.stem]
+    others = [other for other in FILES if other not in {path, ROOT}]
+    shared = [name for other in others for origin, name in imports(other) if origin == path.stem]
     missing = unlisted(path.read_text("utf-8"), listed, shared)
     assert not missing, "list these in __all__, or give them an underscore"
 
-    exported = [name for origin, name in imports(ast.parse(ROOT.read_text("utf-8"))) if origin == path.stem]
+    exported = [name for origin, name in imports(ROOT) if origin == path.stem]
     missing = set(exported) - set(listed)
     assert not missing, "the root exports these: they are public here too"
 

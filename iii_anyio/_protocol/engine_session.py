@@ -140,22 +140,22 @@ class EngineSession:
         ip_address: str | None = None,
         is_in_process: bool = False,
     ) -> None:
-        self.worker_id = worker_id
-        self.reattach_token = reattach_token
-        self.connected_at_ms = connected_at_ms
-        self.ip_address = ip_address
-        self.is_in_process = is_in_process
-        self.phase = Phase.HELD
+        self.worker_id: str = worker_id
+        self.reattach_token: str = reattach_token
+        self.connected_at_ms: int = connected_at_ms
+        self.ip_address: str | None = ip_address
+        self.is_in_process: bool = is_in_process
+        self.phase: Phase = Phase.HELD
         self.namespace: str | None = None
-        self.identity = WorkerIdentity()
+        self.identity: WorkerIdentity = WorkerIdentity()
         self.names: list[tuple[str, str]] = []  # (namespace, name) pairs taken; all of them until the end (§6.2)
         self.held: list[Message] = []
-        self.held_bytes = 0
+        self.held_bytes: int = 0
         self.outgoing: list[bytes] = []
-        self.outgoing_bytes = 0
+        self.outgoing_bytes: int = 0
         self.close: tuple[int | None, str] | None = None
         """Close frame to send once ``outgoing`` is written, as (code, reason); the code ``None`` is a frame without."""
-        self.abort = False
+        self.abort: bool = False
         """Drop the socket at once, without a close frame (§6.7); ``close`` then only holds the reason."""
         self.functions: dict[str, None] = {}
         self.trigger_types: dict[tuple[str, str], None] = {}

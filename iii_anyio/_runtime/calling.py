@@ -204,6 +204,13 @@ class Caller:
         finally:
             self._dispatcher.lend(-1)
 
+    def call_here(
+        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
+        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
+    ) -> None:  # fmt: skip
+        """Make a void call on the loop's own thread, without waiting even for room."""
+        self._submit_foreign(self._make(function_id, payload, action, timeout, metadata, namespace, dispatch, None))
+
     async def _wait_room(self, call: Call) -> None:
         with anyio.move_on_after(call.timeout) as scope:
             await self._outbox.wait_room()

@@ -60,6 +60,10 @@ class TelemetryWire(Protocol):
 OpenTelemetryWire: TypeAlias = Callable[[], AbstractAsyncContextManager[TelemetryWire]]
 
 
+def _nothing() -> None:
+    pass
+
+
 class Exporter:
     """Sends what comes into a buffer, until it is told to finish. A ``Service``."""
 
@@ -111,7 +115,7 @@ class Exporter:
 
     # -- lifetime ------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, ready: Callable[[], None] = _nothing) -> None:
         """Export until ``finish`` has been obeyed, or cancelled."""
         self._token = current_token()
         mailbox = Mailbox()
@@ -123,6 +127,7 @@ class Exporter:
         try:
             async with create_task_group() as tasks:
                 self._buffer.listen(filled)
+                ready()
                 if self._collect is not None:
                     tasks.start_soon(self._run_metrics, name="iii metrics")
                 await (self._run_sink() if self._is_sink else self._run_links())

@@ -35,6 +35,8 @@ logger: Final = logging.getLogger("iii_anyio")
 REQUEST_TIMEOUT: Final = 5.0
 MAX_REQUEST: Final = 8192
 MAX_CONNECTIONS: Final = 16
+MAX_STACK: Final = 12
+"""Innermost frames shown of what blocks the loop."""
 
 
 class LoopWatch:
@@ -53,8 +55,9 @@ class LoopWatch:
         self.blocked: int = 0
         """How often the loop was found blocked."""
 
-    async def run(self) -> None:
+    async def run(self, ready: Callable[[], None]) -> None:
         """Beat until cancelled."""
+        ready()
         try:
             async with create_task_group() as tasks:
                 if self._blocked_after is not None:
@@ -98,7 +101,7 @@ class LoopWatch:
                 has_reported = True
                 self.blocked += 1
                 frame = sys._current_frames().get(loop_thread)  # pyright: ignore[reportPrivateUsage] - documented
-                stack = "".join(traceback.format_stack(frame)) if frame is not None else "it is gone"
+                stack = "".join(traceback.format_stack(frame, MAX_STACK)) if frame is not None else "it is gone"
                 logger.warning("the event loop has been blocked for %.2f s by:\n%s", self._blocked_after, stack)
 
 
@@ -116,11 +119,12 @@ class HealthServer:
         self.port: int | None = None
         """Where it listens."""
 
-    async def run(self) -> None:
+    async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled."""
         listener = await anyio.create_tcp_listener(local_host=self._host, local_port=self._asked_port)
         async with listener:
             self.port = listener.extra(SocketAttribute.local_port)
+            ready()
             try:
                 await listener.serve(self._serve)
             finally:

@@ -7,6 +7,7 @@ A worker without telemetry has no instrument: calls go through ``Caller`` itself
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._protocol.messages import ABSENT
@@ -40,8 +41,8 @@ class Instrument(Protocol):
 
     def calling(
         self, function_id: str, action: dict[str, Any] | None, namespace: str | None
-    ) -> AbstractContextManager[object]:
-        """Enter when a call is made, leave when its caller has the outcome."""
+    ) -> AbstractContextManager[object] | None:
+        """To be entered when a call is made, and left when its caller has the outcome; None: nobody is interested."""
         ...
 
     def outgoing(self) -> tuple[str | None, str | None]:
@@ -62,8 +63,8 @@ class Service(Protocol):
 
     name: str
 
-    async def run(self) -> None:
-        """Work until cancelled."""
+    async def run(self, ready: Callable[[], None], /) -> None:
+        """Work until cancelled; call ``ready`` when the worker may go on."""
         ...
 
     async def finish(self) -> None:
@@ -86,10 +87,20 @@ class TracedCaller(Caller):
         activation: dict[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """See ``Caller.call``."""
-        with self._instrument.calling(function_id, action, namespace):
-            return await super().call(
-                function_id, payload, action, timeout, metadata, namespace, dispatch, activation
-            )  # fmt: skip
+        span = self._instrument.calling(function_id, action, namespace)
+        call = super().call(function_id, payload, action, timeout, metadata, namespace, dispatch, activation)
+        if span is None:
+            return await call
+        with span:
+            return await call
+
+    def call_here(
+        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
+        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
+    ) -> None:  # fmt: skip
+        """See ``Caller.call_here``."""
+        with self._instrument.calling(function_id, action, namespace) or nullcontext():
+            super().call_here(function_id, payload, action, timeout, metadata, namespace, dispatch)
 
     def call_blocking(
         self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
@@ -97,7 +108,7 @@ class TracedCaller(Caller):
         activation: dict[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """See ``Caller.call_blocking``."""
-        with self._instrument.calling(function_id, action, namespace):
+        with self._instrument.calling(function_id, action, namespace) or nullcontext():
             return super().call_blocking(
                 function_id, payload, action, timeout, metadata, namespace, dispatch, activation
             )  # fmt: skip

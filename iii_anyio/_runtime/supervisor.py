@@ -38,7 +38,6 @@ from .cleanup import unwrap_single
 from .connection import Connection
 from .context import current
 from .dispatch import Dispatcher
-from .instrument import TracedCaller
 from .observing import Observing
 from .outbox import Outbox
 from .owning import Owning
@@ -77,11 +76,7 @@ class Supervisor:
         self.outbox: Outbox = Outbox(self.session)
         self.dispatcher: Dispatcher = Dispatcher(self, self.session, self.outbox, options.limits)
         self.dispatcher.instrument = instrument
-        self.caller: Caller = (
-            Caller(self, self.session, self.outbox, self.dispatcher)
-            if instrument is None
-            else TracedCaller(self, self.session, self.outbox, self.dispatcher, instrument)
-        )
+        self.caller: Caller = self._make_caller(instrument)
         self.services: list[Service] = []
         """Run beside the worker; to be filled before ``run``."""
         self.loop_watch: LoopWatch | None = None
@@ -130,6 +125,13 @@ class Supervisor:
         self._failure: IIIError | None = None
         self._at_end: list[Callable[[], None]] = []
 
+    def _make_caller(self, instrument: Instrument | None) -> Caller:
+        if instrument is None:
+            return Caller(self, self.session, self.outbox, self.dispatcher)
+        from .instrument import TracedCaller
+
+        return TracedCaller(self, self.session, self.outbox, self.dispatcher, instrument)
+
     # -- lifetime ------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -147,12 +149,16 @@ class Supervisor:
                     self._core_scope = core.cancel_scope
                     core.start_soon(self._run_closer, name="iii closer")
                     core.start_soon(self._run_shielded, name="iii connection")
-                    for service in self.services:
-                        scope = CancelScope(shield=True)
-                        self._service_scopes.append(scope)
-                        core.start_soon(self._run_service, service, scope, name=f"iii {service.name}")
+                    # Not by ``core.start``, which would cancel a service against its shield. The scopes are there
+                    # before the tasks, so that the closer misses none.
+                    services_ready = [anyio.Event() for _ in self.services]
+                    self._service_scopes += [CancelScope(shield=True) for _ in self.services]
+                    for service, scope, ready in zip(self.services, self._service_scopes, services_ready, strict=True):
+                        core.start_soon(self._run_service, service, scope, ready, name=f"iii {service.name}")
                     try:
                         await core.start(self._run_handlers, name="iii handlers")
+                        for ready in services_ready:
+                            await ready.wait()
                         yield
                         self.request_stop()
                         await self.closed.wait()
@@ -281,12 +287,14 @@ class Supervisor:
         finally:
             self._connection_ended.set()
 
-    async def _run_service(self, service: Service, scope: CancelScope) -> None:
-        with scope:
-            try:
-                await service.run()
-            except Exception:
-                logger.exception("%s failed; the worker goes on without it", service.name)
+    async def _run_service(self, service: Service, scope: CancelScope, ready: anyio.Event) -> None:
+        try:
+            with scope:
+                await service.run(ready.set)
+        except Exception:
+            logger.exception("%s failed; the worker goes on without it", service.name)
+        finally:
+            ready.set()
 
     async def _finish_service(self, service: Service) -> None:
         try:

@@ -107,6 +107,9 @@ class _Target:
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 raise ValueError(f"handshake header {name!r} has a character that headers must not have")
         self.headers = httpx.Headers({name: value.strip() for name, value in (headers or {}).items()})
+        if url.userinfo:
+            credentials = f"{url.username}:{url.password}".encode()
+            self.headers["Authorization"] = f"Basic {b64encode(credentials).decode()}"
         self.proxy = _proxy(_proxy_from_environment(url) if proxy is None else proxy)
         self.timeout = timeout
         self.max_message = max_message
@@ -164,7 +167,7 @@ class _Connection:
         await self._stack.enter_async_context(client)
         handshake = AsyncWebSocketClient(client, session_class=cast("type[Any]", _Session))
         session: _Session = await self._stack.enter_async_context(
-            handshake.connect(str(target.url), headers=target.headers.copy())
+            handshake.connect(target.shown, headers=target.headers.copy())
         )
         session.check()
         # From here on the stream is ours alone; httpcore has what it read behind the answer.
@@ -224,12 +227,14 @@ class _Transport(httpx.AsyncBaseTransport):
         origin = httpcore.Origin(url.raw_scheme, url.raw_host, url.port or (443 if target.is_secure else 80))
         self._connection = httpcore.AsyncHTTPConnection(origin, ssl_context=target.tls, network_backend=network)
         self._origin = origin
+        self._path = url.raw_path
         self._network = network
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await self._connection.handle_async_request(
             httpcore.Request(
-                request.method, _url(self._origin, request.url.raw_path), headers=request.headers.raw, extensions={}
+                # httpx logs the URL it is given, at level INFO, so it gets one without query and credentials.
+                request.method, _url(self._origin, self._path), headers=request.headers.raw, extensions={}
             )
         )
         # Nobody reads the body of an answer that is no 101.

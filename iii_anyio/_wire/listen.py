@@ -25,11 +25,13 @@ from anyio import (
     move_on_after,
 )
 from anyio.abc import Listener, SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from .._protocol.framing import MAX_MESSAGE, MAX_SENT_FRAME, Framing
 from ..errors import LinkClosed
+from .streams import direct_stream
 from .websocket import CLOSE_TIMEOUT, WebSocketWire, raw_socket
 
 __all__ = ("Accepted", "serve_websockets")
@@ -93,9 +95,10 @@ class Accepted:
         """
         self._answering()
         # A worker may write right behind its request; the bytes came with the head.
-        self._wire = WebSocketWire(self._stream, self._framing, socket=raw_socket(self._stream), leading=self._leading)
+        stream = self._stream if isinstance(self._stream, TLSStream) else direct_stream(self._stream)
+        self._wire = WebSocketWire(stream, self._framing, socket=raw_socket(self._stream), leading=self._leading)
         try:
-            await self._stream.send(self._agreed.serialize())
+            await stream.send(self._agreed.serialize())
         except _STREAM_ERRORS as exc:
             raise LinkClosed(1006, "the peer left during the handshake") from exc
         return self._wire

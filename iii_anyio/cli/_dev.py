@@ -43,6 +43,7 @@ class DevOption:
     default: Any = None
 
 
+CONSOLE_PORT: Final = 3113
 OPTIONS: Final = (
     DevOption("target", (), str, "an App to serve, started again when Python files change", "MODULE[:OBJECT]"),
     DevOption(
@@ -58,6 +59,8 @@ OPTIONS: Final = (
     DevOption(
         "stream_port", ("--stream-port",), int, "for stream subscribers (default: as configured, or 3112)", "[0-65535]"
     ),
+    DevOption("console", ("--console",), bool, "serve the console, a page to look into the engine", default=False),
+    DevOption("console_port", ("--console-port",), int, "for the console, and serve it (default: 3113)", "[0-65535]"),
     DevOption("data", ("--data",), Path, "keep data there; by default nothing outlives the engine", "DIR"),
     DevOption(
         "allow_remote",
@@ -129,6 +132,8 @@ def dev(
     port: int | None,
     http_port: int | None,
     stream_port: int | None,
+    console: bool,
+    console_port: int | None,
     data: Path | None,
     allow_remote: bool,
     backend: Literal["asyncio", "trio"],
@@ -137,7 +142,9 @@ def dev(
     json: bool,
 ) -> int:
     """Run the engine until Ctrl-C or SIGTERM, and return the exit code."""
-    ports = {"port": port, "http_port": http_port, "stream_port": stream_port}
+    if console and console_port is None:
+        console_port = CONSOLE_PORT if port != 0 else 0
+    ports = {"port": port, "http_port": http_port, "stream_port": stream_port, "console_port": console_port}
     changes: Callable[[], AsyncIterator[set[Any]]] | None = None
     try:
         for name, number in ports.items():
@@ -164,7 +171,8 @@ def dev(
             advice = "pip install 'iii-anyio[engine]'"
         elif isinstance(exc, OSError) and "port" in str(exc):
             advice = (
-                "Another engine may be running. Other ports: --port, --http-port, --stream-port; 0 takes a free one."
+                "Another engine may be running. Other ports: --port, --http-port, --stream-port, --console-port; "
+                "0 takes a free one."
             )
         _complain(CommandError(ExitCode.FAILED, f"the engine cannot start: {exc}", advice), as_json=json)
         return ExitCode.FAILED
@@ -182,10 +190,13 @@ async def _serve(
 
     async with open_engine(**arguments) as engine:
         facts = {"urls": list(engine.urls), "http_url": engine.http_url, "stream_url": engine.stream_url}
+        if engine.console_url:
+            facts["console_url"] = engine.console_url
         lines = [
             *(f"workers  {url}" for url in engine.urls),
             f"HTTP     {engine.http_url or 'not configured'}",
             f"streams  {engine.stream_url or 'not configured'}",
+            *([f"console  {engine.console_url}"] if engine.console_url else []),
             "Ctrl-C ends it.",
         ]
         text = to_json({"event": "listening", **facts}).decode() if as_json else "\n".join(lines)
@@ -197,6 +208,8 @@ async def _serve(
         from ._processes import Keeper, child_of
 
         child = child_of(Settings(target=target or "", as_json=as_json), engine.url)
+        if engine.console_url:
+            child.environment.setdefault("OTEL_ENABLED", "true")  # the console shows what workers tell of calls
         return await Keeper([child], tell=partial(say, as_json=as_json), changes=changes).run()
 
 

@@ -30,7 +30,7 @@ class Deferred:
     __slots__ = ("_error", "_listener", "_result", "is_settled")
 
     def __init__(self) -> None:
-        self.is_settled = False
+        self.is_settled: bool = False
         self._result: Any = None
         self._error: InvocationError | None = None
         self._listener: Callable[[Any, InvocationError | None], None] | None = None

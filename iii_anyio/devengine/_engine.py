@@ -42,11 +42,12 @@ from ..worker import Worker, open_worker
 from ._channels import CHANNEL_PATH, Channels
 from ._config import AS_CONFIGURED, Address, Arguments, Settings, load_config, read_config, settle
 from ._connection import EngineConnection
+from ._console import DESCRIPTION, NAME, browser_url, read_files, serve_console
 from ._listeners import Listener, authenticate
 from ._otel_socket import OTEL_PATH, serve_otel
 from ._router import Router
-from ._services import SERVICES, Host, Service
-from ._storage import open_storage
+from ._services import SERVICES, Host
+from ._storage import Storage, open_storage
 from ._yaml import Document
 from .builtins.http import HttpTrigger
 
@@ -77,6 +78,7 @@ class Engine(AsyncContextManagerMixin):
         config: str | os.PathLike[str] | Mapping[str, Any] | None,
         strict_upstream: bool,
         data: Path | None,
+        console_port: int | None,
     ) -> None:
         self._router = Router(lambda: time.time_ns() // 1_000_000, version=__version__)
         self._channels = Channels(self._router.channels)
@@ -87,6 +89,7 @@ class Engine(AsyncContextManagerMixin):
             self._settings = settle(arguments, None if config is None else read_config(Document(config)))
         self._strict_upstream = strict_upstream
         self._data = data
+        self._console_port = console_port
         self._connections: dict[EngineSession, EngineConnection] = {}
         self._group: TaskGroup | None = None
         self._is_announcing = False
@@ -100,6 +103,8 @@ class Engine(AsyncContextManagerMixin):
         """The same routes as an ASGI application, for tests without sockets; None before entering, and without http."""
         self.stream_url: str = ""
         """WebSocket URL for stream subscribers; empty when nothing listens."""
+        self.console_url: str = ""
+        """Where a browser finds the console; empty without one."""
 
     def __repr__(self) -> str:
         return f"<Engine {self.url or 'in process'} {self._router!r}>"
@@ -202,6 +207,11 @@ class Engine(AsyncContextManagerMixin):
             self.http_url = origin and f"http://{origin}"
             stream_socket, origin = _bind(stack, settings.stream_address, "stream_port")
             self.stream_url = origin and f"ws://{origin}"
+            console_address = None if self._console_port is None else Address(self._console_port)
+            if console_address is not None and not self.url:
+                raise ValueError("the console is a worker in a browser, which needs a port for workers to connect to")
+            console_socket, origin = _bind(stack, console_address, "console_port")
+            self.console_url = origin and f"http://{origin}"
             if settings.config is not None:
                 settings.config.warn_unserved({service.name for service in SERVICES}, self.url)
             host = Host(
@@ -222,17 +232,32 @@ class Engine(AsyncContextManagerMixin):
                             for service in SERVICES:
                                 if not settings.has_service(service.name):
                                     continue
-                                worker = await services.enter_async_context(self._builtin(service))
+                                builtin = self._builtin(service.name, service.description)
+                                worker = await services.enter_async_context(builtin)
                                 config = settings.workers.get(service.name, {})
                                 with _placed(settings, service.name), unwrap_single():
                                     served = await services.enter_async_context(service.serve(worker, host, config))
                                 if isinstance(served, HttpTrigger):
                                     self.http_app = served
                                 await worker.wait_ready()
+                            if console_socket is not None:
+                                await self._serve_console(services, group, storage, console_socket)
                             yield self
                     finally:
                         self._channels.close()
                     group.cancel_scope.cancel()
+
+    async def _serve_console(
+        self, services: AsyncExitStack, group: TaskGroup, storage: Storage, console_socket: socket.socket
+    ) -> None:
+        pages = await anyio.to_thread.run_sync(read_files)
+        worker = await services.enter_async_context(self._builtin(NAME, DESCRIPTION))
+        url, stream_url, http_url = (browser_url(url) for url in (self.url, self.stream_url, self.http_url))
+        console = serve_console(
+            worker, storage, console_socket, group, pages, url=url, stream_url=stream_url, http_url=http_url
+        )
+        await services.enter_async_context(console)
+        await worker.wait_ready()
 
     async def _settle(self) -> Settings:
         if self._config_path is None:
@@ -263,11 +288,11 @@ class Engine(AsyncContextManagerMixin):
             finally:
                 self._group = None  # nothing is started in a group that is about to end
 
-    def _builtin(self, service: Service) -> AbstractAsyncContextManager[Worker]:
+    def _builtin(self, name: str, description: str) -> AbstractAsyncContextManager[Worker]:
         """A built-in is a worker like any other, but for its wire."""
         options = InitOptions(
-            worker_name=service.name,
-            worker_description=service.description,
+            worker_name=name,
+            worker_description=description,
             telemetry=TelemetryOptions(project_name="iii"),
             handle_signals=False,
             shutdown_timeout=1.0,
@@ -312,6 +337,7 @@ def open_engine(
     workers: Mapping[str, Mapping[str, Any]] | None = None,
     strict_upstream: bool = False,
     data: Path | str | None = None,
+    console_port: int | None = None,
 ) -> Engine:
     """Make a development engine; ``async with`` runs it.
 
@@ -333,6 +359,8 @@ def open_engine(
         strict_upstream: Copy the real engine's known defects where a client could rely on them.
         data: Directory of durable data, made when it is missing. What a function of the engine has acknowledged is
             found there by the next engine, also after kill -9. By default everything is in memory.
+        console_port: For the console, a page to look into the engine, on 127.0.0.1; usually 3113, 0 takes a free one.
+            None, the default, has none.
 
     Raises:
         ValueError: A host that others can reach, without ``rbac`` and ``allow_remote``; a configuration that is wrong.
@@ -355,6 +383,7 @@ def open_engine(
         config=config,
         strict_upstream=strict_upstream,
         data=Path(data) if data is not None else None,
+        console_port=console_port,
     )
 
 

@@ -1,7 +1,7 @@
 """An HTTP request's body on its way in, a streamed response on its way out, and the data channels of both.
 
-Below: the engine's channels, in process. Above: ``builtins/http``, which races the response channel with the handler's
-result. No tasks.
+Below: the engine's channels, in process. Above: ``builtins/_http_exchange``, which races the response channel with the
+handler's result. No tasks.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Records:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._entries: deque[tuple[int, int, Record]] = deque()
-        self.dropped = 0
+        self.dropped: int = 0
         """How many had to go for want of room."""
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class Spans:
         # Finding the first key of a plain dict takes longer the more were removed before it.
         self._spans: OrderedDict[tuple[str, str], KeptSpan] = OrderedDict()
         self._traces: dict[str, dict[str, KeptSpan]] = {}
-        self.dropped = 0
+        self.dropped: int = 0
         """How many had to go for want of room."""
 
     def __len__(self) -> int:

@@ -92,7 +92,7 @@ class Observers:
         self._send = send
         self._owners = Owners(guards, send)
         self._call_later = call_later
-        self.activations = Activations(functions, new_id=new_id, used_up=self._used_up)
+        self.activations: Activations = Activations(functions, new_id=new_id, used_up=self._used_up)
         self._observers: dict[str, Observer] = {}
         self._of: dict[EngineSession, dict[str, Observer]] = {}
         self._sources: dict[Key, _Source] = {}

@@ -123,14 +123,14 @@ class Line:
         self.queue = queue
         self.key = key
         """Namespace and function id of a topic's subscribers."""
-        self.settings = Settings()
+        self.settings: Settings = Settings()
         self.is_open = False
         """Whether its jobs may run."""
         self.bindings: dict[str, Binding] = {}
         """Of a topic's function, by trigger id; the last one's settings and condition count (Q-35)."""
-        self.depth = 0
+        self.depth: int = 0
         """Jobs that wait, are held or run; those in a back-off are not counted (Q-38)."""
-        self.running = 0
+        self.running: int = 0
         self._ready: list[Job] = []
         self._lanes: dict[Group, _Lane] = {}
         self._away: dict[str, Job] = {}  # running, delayed or held

@@ -96,12 +96,12 @@ class Router:
         self.now_ms = now_ms
         self.new_id = new_id
         self.version = version
-        self.started_at_ms = now_ms()
+        self.started_at_ms: int = now_ms()
         self.sessions: dict[str, EngineSession] = {}
         """Live connections by worker id."""
         self.channels: dict[str, Channel] = {}
         """Channels made by ``engine::channels::create``, by id. Whoever serves them also removes them."""
-        self.telemetry = telemetry if telemetry is not None else Telemetry(version=version)
+        self.telemetry: Telemetry = telemetry if telemetry is not None else Telemetry(version=version)
         self._on_event = on_event
         self._max_outgoing = max_outgoing
         self._max_held = max_held
@@ -109,11 +109,13 @@ class Router:
         self._dirty: dict[EngineSession, None] = {}
         self._condemned: list[EngineSession] = []
         self._timers: list[Timer] = []
-        self.functions = FunctionTable()
-        self.triggers = TriggerTable(self._try_send, max_parked=max_parked)
+        self.functions: FunctionTable = FunctionTable()
+        self.triggers: TriggerTable = TriggerTable(self._try_send, max_parked=max_parked)
         guards: dict[EngineSession, Guard] = {}
-        self.observers = Observers(self.functions, guards, self._try_send, call_later=self.call_later, new_id=new_id)
-        self.invocations = Invocations(
+        self.observers: Observers = Observers(
+            self.functions, guards, self._try_send, call_later=self.call_later, new_id=new_id
+        )
+        self.invocations: Invocations = Invocations(
             self.functions,
             self._send,
             self._try_send,

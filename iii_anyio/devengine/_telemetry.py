@@ -142,13 +142,13 @@ class Telemetry:
     def __init__(
         self, *, version: str = "0.23.0", now_ns: Callable[[], int] = time.time_ns, seed: int | None = None
     ) -> None:
-        self.options = TelemetryOptions()
+        self.options: TelemetryOptions = TelemetryOptions()
         self.version = version
         self.now_ns = now_ns
-        self.spans = Spans(self.options.memory_max_spans, self.options.memory_max_bytes)
-        self.logs = Records(self.options.logs_max_count, MAX_LOG_BYTES)
-        self.metrics = Records(self.options.metrics_max_count, MAX_METRIC_BYTES)
-        self.calls = CallMetrics()
+        self.spans: Spans = Spans(self.options.memory_max_spans, self.options.memory_max_bytes)
+        self.logs: Records = Records(self.options.logs_max_count, MAX_LOG_BYTES)
+        self.metrics: Records = Records(self.options.metrics_max_count, MAX_METRIC_BYTES)
+        self.calls: CallMetrics = CallMetrics()
         self.on_log: Callable[[Record, str | None], None] | None = None
         """Told every log that is kept, and the trace it was made in, if known. Must not call back."""
         self.on_span: Callable[[KeptSpan], None] | None = None

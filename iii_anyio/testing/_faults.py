@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 import anyio
+from anyio import CancelScope
 
 __all__ = ("FAULTS", "Ending", "Fault", "Faults", "OnConnect")
 
@@ -28,6 +29,8 @@ FAULTS: Final[tuple[Fault, ...]] = (
     "eof_on_connect", "eof_after_101",
 )  # fmt: skip
 
+MAX_HELD: Final = 32
+"""Connections that neither side knows to be dead; the oldest is let go for one more."""
 _CODES: Final = (1000, 1001, 1005, 1011, 1012, 3000, 4999)
 _PLANNED: Final[dict[Fault, OnConnect]] = {
     "refuse": "refuse",
@@ -76,6 +79,7 @@ class Faults(ABC):
         self._random = random.Random(seed)
         self._planned: deque[OnConnect] = deque()
         self._otherwise: OnConnect = "forward"
+        self._held: deque[CancelScope] = deque()
 
     # -- connections to come -------------------------------------------------------------------------------------
 
@@ -87,9 +91,26 @@ class Faults(ABC):
         """Have every connection without a plan end like this; ``forward`` is what they do at first."""
         self._otherwise = what
 
+    def calm(self) -> None:
+        """Leave everything alone from now on: no delays, no plans; connections are accepted, those that hang end."""
+        for scope in self._held:
+            scope.cancel()
+        self._held.clear()
+        self.delay, self.jitter, self.bytes_per_second = 0.0, 0.0, None
+        self._planned.clear()
+        self._otherwise = "forward"
+
     def _next_connection(self) -> OnConnect:
         self.accepted += 1
         return self._planned.popleft() if self._planned else self._otherwise
+
+    async def _hold(self) -> None:
+        """Leave open what the caller holds, until it is the oldest of too many, or ``calm``."""
+        if len(self._held) >= MAX_HELD:
+            self._held.popleft().cancel()
+        with CancelScope() as scope:
+            self._held.append(scope)
+            await anyio.sleep_forever()
 
     # -- present connections -------------------------------------------------------------------------------------
 
@@ -146,7 +167,7 @@ class Faults(ABC):
             case "throttle":
                 self.bytes_per_second = 1_000 + share * 1_000_000
             case "calm":
-                self.delay, self.jitter, self.bytes_per_second = 0.0, 0.0, None
+                self.calm()
             case "reset":
                 self.reset(tell_engine=share < 0.8)
             case "eof":
@@ -161,6 +182,6 @@ class Faults(ABC):
                 self.plan(_PLANNED[planned])
                 self.reset()
 
-    def _due(self) -> float:
+    def due(self) -> float:
         """When what arrives now is to go on."""
         return anyio.current_time() + self.delay + self.jitter * self._random.random()

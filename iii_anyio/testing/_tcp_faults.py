@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
 import anyio
@@ -29,13 +28,14 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup
 from ._faults import Ending, Faults, OnConnect
 from ._frames import Frames, close_frame, cut_point
 
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream
+
 __all__ = ("FaultProxy",)
 
 CHUNK: Final = 65_536
 ON_THE_WAY: Final = 256
 """Chunks that wait for their time, each way; then the reader waits."""
-MAX_HELD: Final = 32
-"""Connections that neither side knows to be dead; the oldest is let go for one more."""
 LAST_READ: Final = 1.0
 """Seconds for the worker's answer to a close frame."""
 NO_SERVICE: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -70,7 +70,6 @@ class FaultProxy(Faults, AsyncContextManagerMixin):
         self._parts = parts
         self._port = 0
         self._open: set[_Connection] = set()
-        self._held: deque[CancelScope] = deque()
         self._listening: CancelScope | None = None
         self._is_refusing = False
         self._accept_again = anyio.Event()
@@ -94,6 +93,11 @@ class FaultProxy(Faults, AsyncContextManagerMixin):
         """Accept connections again."""
         self._is_refusing = False
         self._accept_again.set()
+
+    def calm(self) -> None:
+        """Leave everything alone from now on; see ``Faults.calm``."""
+        super().calm()
+        self.accept()
 
     def cut_frame(self) -> None:
         """End each connection in the middle of the next frame that the engine sends."""
@@ -183,14 +187,6 @@ class FaultProxy(Faults, AsyncContextManagerMixin):
             await worker.aclose()
             await self._hold()
 
-    async def _hold(self) -> None:
-        """Leave the sockets open that the caller holds."""
-        if len(self._held) >= MAX_HELD:
-            self._held.popleft().cancel()
-        with CancelScope() as scope:
-            self._held.append(scope)
-            await anyio.sleep_forever()
-
 
 class _Connection:
     """One worker's connection while it works."""
@@ -228,13 +224,11 @@ class _Connection:
                 while True:
                     data = await source.receive(CHUNK)
                     try:
-                        send.send_nowait((self._faults._due(), data))  # pyright: ignore[reportPrivateUsage] - of this package
+                        send.send_nowait((self._faults.due(), data))
                     except WouldBlock:
-                        await send.send((self._faults._due(), data))  # pyright: ignore[reportPrivateUsage]
+                        await send.send((self._faults.due(), data))
 
-    async def _write(
-        self, receive: anyio.streams.memory.MemoryObjectReceiveStream[tuple[float, bytes]], target: SocketStream
-    ) -> None:
+    async def _write(self, receive: MemoryObjectReceiveStream[tuple[float, bytes]], target: SocketStream) -> None:
         async with receive:
             with suppress(*_GONE):
                 async for due, data in receive:

@@ -5,13 +5,13 @@ Tasks, in the group of ``FaultConnector``: one per connection, which holds the e
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 from anyio import AsyncContextManagerMixin, CancelScope, create_task_group
+from anyio.lowlevel import checkpoint
 
 from ..errors import ConnectError, LinkClosed
 from ._faults import Ending, Faults
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ("FaultConnector",)
 
-T = TypeVar("T")
-
-MAX_HELD: Final = 32
 _HERE: Final = "the engine behind the FaultConnector"
 _REASONS: Final = {
     "refuse": "connection refused",
@@ -52,7 +49,6 @@ class FaultConnector(Faults, AsyncContextManagerMixin):
         super().__init__(seed)
         self._connector = connector
         self._open: set[_FaultyWire] = set()
-        self._held: deque[CancelScope] = deque()
         self._tasks: TaskGroup | None = None
 
     def __repr__(self) -> str:
@@ -124,11 +120,7 @@ class FaultConnector(Faults, AsyncContextManagerMixin):
             if wire.is_engine_told:
                 await (engine.abort() if wire.is_broken else engine.aclose(1000))
                 return
-            if len(self._held) >= MAX_HELD:
-                self._held.popleft().cancel()
-            with CancelScope() as scope:
-                self._held.append(scope)
-                await anyio.sleep_forever()
+            await self._hold()
 
 
 class _FaultyWire:
@@ -140,7 +132,7 @@ class _FaultyWire:
         self._inner = inner
         self._faults = faults
         self._ending: Ending | None = None
-        self._waiting: set[CancelScope] = set()
+        self._waiting: CancelScope | None = None
         self._left = anyio.Event()
 
     # -- for the connector ---------------------------------------------------------------------------------------
@@ -158,8 +150,8 @@ class _FaultyWire:
         """Let this fault happen; a black hole may still be ended otherwise."""
         if self._ending is None or self._ending.kind == "black_hole":
             self._ending = ending
-            for scope in self._waiting:
-                scope.cancel()
+            if self._waiting is not None:
+                self._waiting.cancel()
 
     def left(self) -> None:
         self._left.set()
@@ -172,32 +164,29 @@ class _FaultyWire:
     async def receive(self) -> list[bytes]:
         """See ``Wire.receive``."""
         while True:
-            batch = await self._run(self._receive)
-            if batch is not None:
+            self._check()
+            with CancelScope() as scope:
+                self._waiting = scope
+                if self._ending is not None:
+                    await anyio.sleep_forever()  # in a black hole
+                batch = await self._inner.receive()
+                if batch and self.is_to_be_cut:
+                    self.end(Ending("eof"))
+                await self._pass(batch)
                 return batch
-
-    async def _receive(self) -> list[bytes]:
-        batch = await self._inner.receive()
-        if batch and self.is_to_be_cut:
-            self.end(Ending("eof"))
-        await self._pass(batch)
-        return batch
 
     async def send(self, batch: Sequence[bytes]) -> None:
         """See ``Wire.send``."""
-
-        async def send() -> None:
-            await self._pass(batch)
+        self._check()
+        await self._pass(batch)
+        self._check()
+        if self._ending is None:  # a black hole takes everything
             await self._inner.send(batch)
-
-        await self._run(send)
 
     def send_now(self, take: Callable[[], Sequence[bytes]]) -> bool:
         """See ``Wire.send_now``."""
-        is_plain = not (self._faults.delay or self._faults.jitter or self._faults.bytes_per_second or self._waiting_send)
+        is_plain = not (self._faults.delay or self._faults.jitter or self._faults.bytes_per_second)
         return self._ending is None and is_plain and self._inner.send_now(take)
-
-    _waiting_send: int = 0
 
     @property
     def has_rest(self) -> bool:
@@ -206,11 +195,10 @@ class _FaultyWire:
 
     async def ping(self, payload: bytes) -> None:
         """See ``Wire.ping``."""
-
-        async def ping() -> None:
+        await checkpoint()
+        self._check()
+        if self._ending is None:
             await self._inner.ping(payload)
-
-        await self._run(ping)
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """See ``Wire.aclose``."""
@@ -225,27 +213,11 @@ class _FaultyWire:
     # -- internals -----------------------------------------------------------------------------------------------
 
     async def _pass(self, batch: Sequence[bytes]) -> None:
-        await anyio.sleep_until(self._faults._due())  # pyright: ignore[reportPrivateUsage] - of this package
+        await anyio.sleep_until(self._faults.due())
         if (rate := self._faults.bytes_per_second) is not None:
             await anyio.sleep(sum(map(len, batch)) / rate)
 
-    async def _run(self, part: Callable[[], Awaitable[T]]) -> T | None:
-        """Do it unless a fault is in the way. Into a black hole everything goes, and nothing comes of it."""
-        while True:
-            ending = self._ending
-            if ending is None:
-                with CancelScope() as scope:
-                    self._waiting.add(scope)
-                    try:
-                        return await part()
-                    finally:
-                        self._waiting.discard(scope)
-            elif ending.kind == "black_hole":
-                with CancelScope() as scope:
-                    self._waiting.add(scope)
-                    try:
-                        await anyio.sleep_forever()
-                    finally:
-                        self._waiting.discard(scope)
-            else:
-                raise LinkClosed(ending.code, ending.reason or ending.kind)
+    def _check(self) -> None:
+        ending = self._ending
+        if ending is not None and ending.kind != "black_hole":
+            raise LinkClosed(ending.code, ending.reason or ending.kind)

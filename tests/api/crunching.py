@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from iii_anyio import InvocationError, State
+from iii_anyio.observability import current_span_id, current_trace_id, get_all_baggage
 
 
 class Job(BaseModel):
@@ -50,3 +51,8 @@ def asks(data: Any, state: State) -> None:
 
 async def waits(data: Any) -> None:
     """Be no work for a process."""
+
+
+def traced(_: Any) -> dict[str, Any]:
+    """Which trace this is, as the process sees it."""
+    return {"ids": [current_trace_id(), current_span_id()], "baggage": get_all_baggage(), "pid": os.getpid()}

@@ -98,7 +98,7 @@ def test_both_forms_at_once_are_a_type_error(call: Any) -> None:
 def test_no_third_positional_argument() -> None:
     """B.8: up to 0.8 it was a timeout in seconds."""
     with pytest.raises(TypeError, match="positional"):
-        normalise_call("f", {}, 30.0)  # type: ignore[call-arg]
+        normalise_call("f", {}, 30.0)
 
 
 @pytest.mark.parametrize("request_", [["f"], 5, None, b"f", lambda: None])
@@ -333,8 +333,10 @@ def test_every_form_of_a_trigger_type_is_the_same_type() -> None:
     expected = RegisterTriggerTypeInput(id="webhook", description="A hook")
     fields = expected.model_dump()
     forms = [expected, fields, iii.iii_types.RegisterTriggerTypeInput(**fields)]
-    assert all(normalise_trigger_type(form) == expected for form in forms)
-    assert normalise_trigger_type("webhook", "A hook") == expected
+    handler = object()
+    assert all(normalise_trigger_type(form, handler) == (expected, handler) for form in forms)
+    assert normalise_trigger_type("webhook", "A hook", handler) == (expected, handler)
+    assert normalise_trigger_type(**fields, handler=handler) == (expected, handler)
 
 
 def test_types_given_as_formats_become_schemas_and_the_rest_passes() -> None:
@@ -342,21 +344,24 @@ def test_types_given_as_formats_become_schemas_and_the_rest_passes() -> None:
     given = RegisterTriggerTypeInput(
         id="w", description="", trigger_request_format=Order, call_request_format={"type": "object"}
     )
-    wanted = normalise_trigger_type(given)
+    wanted, _ = normalise_trigger_type(given, None)
     assert wanted.trigger_request_format == python_type_to_format(Order)
     assert wanted.call_request_format == {"type": "object"}
     assert given.trigger_request_format is Order
-    assert normalise_trigger_type(
-        {"id": "w", "description": "", "call_request_format": list[int]}
-    ).call_request_format == (python_type_to_format(list[int]))
+    wanted, _ = normalise_trigger_type("w", "", None, call_request_format=list[int])
+    assert wanted.call_request_format == python_type_to_format(list[int])
 
 
-@pytest.mark.parametrize("arguments", [("w",), (5,), ({"id": "w", "description": ""}, "x")])
+@pytest.mark.parametrize(
+    "arguments", [("w",), ("w", "", None, None), (5, None), ({"id": "w", "description": ""}, "x", None), ({},), ()]
+)
 def test_mixed_and_incomplete_forms_of_a_trigger_type_are_a_type_error(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(TypeError):
         normalise_trigger_type(*arguments)
+    with pytest.raises(TypeError, match="cofig"):
+        normalise_trigger_type("w", "", None, cofig=1)
 
 
 def test_a_trigger_type_without_description_is_a_validation_error() -> None:
     with pytest.raises(ValidationError, match="description"):
-        normalise_trigger_type({"id": "w"})
+        normalise_trigger_type({"id": "w"}, None)

@@ -72,7 +72,7 @@ def test_the_demo_succeeds_and_says_so_when_something_differs() -> None:
         timeout=60, check=False,
     )  # fmt: skip
     assert (good.returncode, good.stderr) == (0, "")
-    assert "All 10 answers are as expected." in good.stdout
+    assert "All 16 answers are as expected." in good.stdout
     bad = subprocess.run(
         [sys.executable, "-c", DEMO_WITH_ANOTHER_EXPECTATION], cwd=root, capture_output=True, text=True, timeout=60,
         check=False,

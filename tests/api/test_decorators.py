@@ -64,7 +64,7 @@ async def test_each_decorator_registers_its_function_and_binds_it_with_the_wires
             open_worker(connector=engine.connector(), options=InitOptions(namespace="shop")) as iii,
         ):
             for type_id, provider in providers.items():
-                iii.register_trigger_type({"id": type_id, "description": "fake"}, provider)
+                iii.register_trigger_type(type_id, "fake", provider)
 
             @iii.http("POST", "/orders/:id", condition_function_id="may", middleware_function_ids=("log",))
             async def create(request: ApiRequest[Any]) -> None: ...
@@ -122,7 +122,7 @@ async def test_one_function_may_have_several_triggers() -> None:
     provider = Provider()
     calls: list[Any] = []
     async with two_workers() as (caller, iii):
-        iii.register_trigger_type({"id": "acme::webhook", "description": "fake"}, provider)
+        iii.register_trigger_type("acme::webhook", "fake", provider)
         both = Event()
 
         @iii.on_trigger(Webhook(url="a"))
@@ -150,7 +150,7 @@ async def test_one_function_may_have_several_triggers() -> None:
 async def test_a_typed_trigger_stands_for_type_and_config() -> None:
     provider = Provider()
     async with two_workers() as (_, iii):
-        iii.register_trigger_type({"id": "acme::webhook", "description": "fake"}, provider)
+        iii.register_trigger_type("acme::webhook", "fake", provider)
         iii.register_function("f", lambda data: data)
         iii.register_trigger(Webhook(url="a", secret="s"), "f", metadata={"m": 1})
         await iii.wait_ready()

@@ -18,7 +18,16 @@ from anyio import fail_after
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iii_anyio import InitOptions, InvocationError, InvocationTimeoutError, compat, helpers, open_worker, utils
+from iii_anyio import (
+    InitOptions,
+    InvocationError,
+    InvocationTimeoutError,
+    StreamRequest,
+    compat,
+    helpers,
+    open_worker,
+    utils,
+)
 from iii_anyio._refs import StreamChannelRef
 from iii_anyio.devengine import open_engine
 from iii_anyio.helpers import ChannelDirection, ChannelItem, create_stream, extract_channel_refs, is_channel_ref
@@ -411,4 +420,20 @@ def test_the_legacy_module_takes_a_star_import() -> None:
     names: dict[str, Any] = {}
     exec("from iii_anyio.compat import *", names)  # noqa: S102,RUF100 - the very statement that programs have
     assert set(compat.__all__) <= set(names)
-    assert not set(names) & {"HttpRequest", "HttpResponse"}, "they meant two things (B.9)"
+    assert names["HttpRequest"] is StreamRequest, "streaming, as up to 0.19 (B.9)"
+    with pytest.raises(AttributeError, match="get_tracer"):
+        compat.get_tracer  # noqa: B018 - it must not be there
+
+
+def test_configured_logging_shows_what_the_package_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B.10."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(logging, "basicConfig", seen.update)
+    try:
+        compat.configure_logging(logging.DEBUG)
+        assert logging.getLogger("iii_anyio").isEnabledFor(logging.DEBUG)
+    finally:
+        for name in ("iii", "iii_anyio"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
+    assert seen["level"] == logging.DEBUG
+    assert "%(message)s" in seen["format"]

@@ -64,6 +64,8 @@ def test_the_payload_has_what_the_engine_lists(monkeypatch: pytest.MonkeyPatch) 
     options = InitOptions(telemetry=TelemetryOptions(language="x", project_name="y", framework="z"))
     assert identity("w", None, "shop", options)["telemetry"] == {"language": "x", "project_name": "y", "framework": "z"}
     assert "description" not in identity("w", None, None, InitOptions())
+    keyed = InitOptions(telemetry=TelemetryOptions("x", "y", "z", "key"))
+    assert identity("w", None, None, keyed)["telemetry"]["amplitude_api_key"] == "key"  # B.10
 
 
 def test_variables_that_are_not_utf_8_do_not_keep_a_worker_from_connecting(monkeypatch: pytest.MonkeyPatch) -> None:

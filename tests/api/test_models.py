@@ -328,8 +328,8 @@ class Registrar:
     def __init__(self) -> None:
         self.seen: list[object] = []
 
-    def register_trigger(self, trigger: dict[str, Any], /) -> Trigger:
-        self.seen.append(trigger)
+    def register_trigger(self, type: str, function_id: str, config: Any, metadata: Any, /) -> Trigger:
+        self.seen.append((type, function_id, config, metadata))
         return Trigger(lambda: None, "t")
 
     def register_function(self, function_id: str, handler: Any, /, *, description: str | None = None) -> FunctionRef:
@@ -347,15 +347,18 @@ def test_a_trigger_type_ref_registers_for_its_type() -> None:
 
     def handler(call: dict[str, Any]) -> None: ...
 
-    assert ref.register_trigger("f", Order(qty=1), {"a": 1}).id == "t"
-    assert ref.register_function("g", handler, description="G").id == "g"
-    assert ref.register_function("h", handler, config=Order(qty=2)).id == "h"
+    with pytest.warns(DeprecationWarning, match=r"^register_trigger"):  # A.23
+        assert ref.register_trigger("f", Order(qty=1), {"a": 1}).id == "t"
+    with pytest.warns(DeprecationWarning, match=r"TriggerTypeRef\.register_function"):
+        assert ref.register_function("g", handler, description="G").id == "g"
+    with pytest.warns(DeprecationWarning, match=r"TriggerTypeRef\.register_function"):
+        assert ref.register_function("h", handler, config=Order(qty=2)).id == "h"
     ref.unregister()
     assert (ref.id, repr(ref)) == ("webhook", "<TriggerTypeRef webhook>")
     assert worker.seen == [
-        {"type": "webhook", "function_id": "f", "config": Order(qty=1), "metadata": {"a": 1}},
+        ("webhook", "f", Order(qty=1), {"a": 1}),
         ("g", handler, "G"),
         ("h", handler, None),
-        {"type": "webhook", "function_id": "h", "config": Order(qty=2), "metadata": None},
+        ("webhook", "h", Order(qty=2), None),
         "webhook",
     ]

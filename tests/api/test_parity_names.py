@@ -38,15 +38,14 @@ OURS = {
     "iii.trigger": "iii_anyio.trigger",
     "iii.utils": "iii_anyio.utils",
     "iii_helpers.http": "iii_anyio.http",
+    "iii_helpers.observability": "iii_anyio.observability",
     "iii_helpers.queue": "iii_anyio.queue",
     "iii_helpers.stream": "iii_anyio.stream",
     "iii_helpers.worker_connection_manager": "iii_anyio.worker_connection_manager",
 }
 """Upstream's module and ours."""
 
-PENDING_MODULES = {
-    "iii_helpers.observability": ("iii_anyio.observability", "telemetry"),
-}
+PENDING_MODULES: dict[str, tuple[str, str]] = {}
 """Modules of which some name is missing. With the last one present, a module moves to ``OURS``."""
 
 INTERNAL = {

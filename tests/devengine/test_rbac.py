@@ -55,6 +55,16 @@ async def test_a_host_that_others_reach_needs_access_control_or_a_word(host: str
     open_engine(host=host, port=None, http_port=None, stream_port=None)
 
 
+async def test_a_port_that_is_taken_ends_the_start() -> None:
+    """RB-4: upstream goes on without that listener."""
+    with anyio.fail_after(5):
+        async with open_engine(port=0, http_port=None, stream_port=None) as first:
+            port = int(first.url.rpartition(":")[2])
+            with pytest.raises(OSError, match="in use"):
+                async with open_engine(port=port, http_port=None, stream_port=None):
+                    pass
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 async def test_loopback_needs_no_word(host: str) -> None:
     open_engine(host=host)

@@ -9,7 +9,7 @@ out. Words after ``python`` make it more than a fragment, a complete program tha
 ``engine``     With one of the others: a fresh embedded engine listens, ``III_URL`` and ``III_HTTP_URL`` name it.
 =============  ========================================================================================
 
-For instance ```` ```python run engine ````. Sites show it as plain Python.
+For instance ```` ```python run engine ````. Sites show it as plain Python. A ``title="app.py"`` is for readers.
 Every ``make`` line of a ``bash`` block of README.md names a target of the Makefile.
 """
 
@@ -48,7 +48,7 @@ class Block(NamedTuple):
 def blocks(text: str, name: str) -> Iterator[Block]:
     for match in FENCE.finditer(text):
         indent, info, code = match.groups()
-        language, *marks = info.split() or [""]
+        language, *marks = re.sub(r' title="[^"]*"', "", info).split() or [""]
         line = text.count("\n", 0, match.start()) + 1
         code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
         yield Block(f"{name}:{line}", language, frozenset(marks), code)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...abc import Invoker
     from ...trigger import TriggerConfig
 
-__all__ = ("Binding", "FanOut", "filter_text", "filters_of")
+__all__ = ("Binding", "Bindings", "FanOut", "filter_text", "filters_of")
 
 logger: Final = logging.getLogger("iii_anyio.devengine.triggers")
 
@@ -51,6 +51,36 @@ class Binding:
             raise ValueError("condition_function_id is blank; leave it out for no condition")
         namespace = trigger.namespace if trigger.namespace is not None else "default"  # §9.3
         return cls(trigger.id, trigger.function_id, namespace, trigger.metadata, condition)
+
+
+class Bindings:
+    """Bindings by the place that their filters name: who is to be called for a change is looked up, not searched."""
+
+    def __init__(self) -> None:
+        self._at: dict[tuple[str | None, ...], dict[str, Binding]] = {}
+        self._place_of: dict[str, tuple[str | None, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._place_of)
+
+    def put(self, binding: Binding, place: tuple[str | None, ...]) -> None:
+        """Keep it there; a trigger id in use is bound anew."""
+        self.remove(binding.trigger_id)
+        self._at.setdefault(place, {})[binding.trigger_id] = binding
+        self._place_of[binding.trigger_id] = place
+
+    def remove(self, trigger_id: str) -> None:
+        """Forget it, if it is there."""
+        place = self._place_of.pop(trigger_id, None)
+        if place is not None:
+            there = self._at[place]
+            del there[trigger_id]
+            if not there:
+                del self._at[place]
+
+    def at(self, *places: tuple[str | None, ...]) -> list[Binding]:
+        """Those of any of these places."""
+        return [binding for place in places for binding in self._at.get(place, {}).values()]
 
 
 def filters_of(trigger: TriggerConfig[Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from ...trigger import TriggerHandler
-from ._fan_out import Binding, filter_text, filters_of
+from ._fan_out import Binding, Bindings, filter_text, filters_of
 
 if TYPE_CHECKING:
     from ...trigger import TriggerConfig
@@ -23,11 +23,10 @@ class StreamTriggers(TriggerHandler[Any]):
     """Provider of ``stream``: bindings by stream, group and item, the last two None for all."""
 
     def __init__(self) -> None:
-        self._bindings: dict[tuple[str, str | None, str | None], dict[str, Binding]] = {}
-        self._place_of: dict[str, tuple[str, str | None, str | None]] = {}
+        self._bindings = Bindings()
 
     def __len__(self) -> int:
-        return len(self._place_of)
+        return len(self._bindings)
 
     async def register_trigger(self, config: TriggerConfig[Any]) -> None:
         """Bind a function; a trigger id in use is bound anew.
@@ -41,28 +40,18 @@ class StreamTriggers(TriggerHandler[Any]):
             raise ValueError("a stream trigger needs stream_name in its config: the stream whose changes call it")
         # "" is unset (SR-12)
         place = stream_name, filter_text(filters, "group_id") or None, filter_text(filters, "item_id") or None
-        self._remove(config.id)
-        self._bindings.setdefault(place, {})[config.id] = binding
-        self._place_of[config.id] = place
+        self._bindings.put(binding, place)
 
     async def unregister_trigger(self, config: TriggerConfig[Any]) -> None:
         """Stop calling the function."""
-        self._remove(config.id)
-
-    def _remove(self, trigger_id: str) -> None:
-        place = self._place_of.pop(trigger_id, None)
-        if place is not None:
-            bindings = self._bindings[place]
-            del bindings[trigger_id]
-            if not bindings:
-                del self._bindings[place]
+        self._bindings.remove(config.id)
 
     def matching(self, stream_name: str, group_id: str, item_id: str | None) -> list[Binding]:
         """The bindings that a change calls. One without an item is for no item's triggers (SR-12)."""
-        places: list[tuple[str, str | None, str | None]] = [(stream_name, group_id, None), (stream_name, None, None)]
+        places: list[tuple[str | None, ...]] = [(stream_name, group_id, None), (stream_name, None, None)]
         if item_id is not None:
             places += [(stream_name, group_id, item_id), (stream_name, None, item_id)]
-        return [binding for place in places for binding in self._bindings.get(place, {}).values()]
+        return self._bindings.at(*places)
 
 
 class JoinTriggers(TriggerHandler[Any]):

@@ -22,7 +22,7 @@ from .._settings import Section, check_adapter
 from .._storage import Storage, StorageError, Table
 from .._update_ops import UPDATES_SCHEMA, apply_updates, read_updates
 from ._config_entry import keep_entry
-from ._fan_out import Binding, FanOut, filter_text, filters_of
+from ._fan_out import Binding, Bindings, FanOut, filter_text, filters_of
 
 if TYPE_CHECKING:
     from ...worker import Worker
@@ -105,13 +105,12 @@ class State(TriggerHandler[Any]):
     def __init__(self, storage: Storage, fan_out: FanOut) -> None:
         self._storage = storage
         self._fan_out = fan_out
-        self._bindings: dict[tuple[str | None, str | None], dict[str, Binding]] = {}  # by scope and key, then trigger
-        self._place_of: dict[str, tuple[str | None, str | None]] = {}
+        self._bindings = Bindings()  # by scope and key
         self._triggers_enabled = True
         self._max_value_bytes: int | None = None
 
     def __repr__(self) -> str:
-        return f"<State {len(self._storage.names(PREFIX))} scopes, {len(self._place_of)} triggers>"
+        return f"<State {len(self._storage.names(PREFIX))} scopes, {len(self._bindings)} triggers>"
 
     def configure(self, config: object) -> None:
         """Take a configuration (§2.4); at any time.
@@ -211,26 +210,15 @@ class State(TriggerHandler[Any]):
         """
         filters, binding = filters_of(config), Binding.of(config)
         place = filter_text(filters, "scope"), filter_text(filters, "key")
-        self._remove(config.id)
-        self._bindings.setdefault(place, {})[config.id] = binding
-        self._place_of[config.id] = place
+        self._bindings.put(binding, place)
 
     async def unregister_trigger(self, config: TriggerConfig[Any]) -> None:
         """Stop calling the function."""
-        self._remove(config.id)
-
-    def _remove(self, trigger_id: str) -> None:
-        place = self._place_of.pop(trigger_id, None)
-        if place is not None:
-            bindings = self._bindings[place]
-            del bindings[trigger_id]
-            if not bindings:
-                del self._bindings[place]
+        self._bindings.remove(config.id)
 
     def _matching(self, scope: str, key: str) -> list[Binding]:
         """ST-12: exact, and what is not given matches all."""
-        places = ((scope, key), (scope, None), (None, key), (None, None))
-        return [binding for place in places for binding in self._bindings.get(place, {}).values()]
+        return self._bindings.at((scope, key), (scope, None), (None, key), (None, None))
 
 
 def _event(scope: str, key: str, old_value: Any, new_value: Any) -> dict[str, Any]:

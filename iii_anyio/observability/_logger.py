@@ -1,9 +1,11 @@
-"""Logging for handlers, in upstream's shape. Below: the standard library's logging."""
+"""Logging for handlers, in upstream's shape: to the engine where telemetry is on, else to Python's logging."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any, Final
+
+from ._state import current_pipeline
 
 __all__ = ("Logger",)
 
@@ -11,7 +13,9 @@ _logger: Final = logging.getLogger("iii.logger")
 
 
 class Logger:
-    """Writes to the Python logger ``iii.logger``; ``data`` is in each record's attribute of that name.
+    """Writes a log record of telemetry, with the ids of the running span; without telemetry to ``iii.logger``.
+
+    In Python's logging, ``data`` is in each record's attribute of that name.
 
     Args:
         trace_id: 32 hex digits that go with every record, as attribute ``trace_id``.
@@ -48,5 +52,14 @@ class Logger:
         self._log(logging.ERROR, message, data)
 
     def _log(self, level: int, message: str, data: Any) -> None:
+        pipeline = current_pipeline()
+        if pipeline is not None:
+            attributes: dict[str, Any] = {"service.name": self.service_name or ""}
+            if data is not None:
+                attributes["log.data"] = data
+            if pipeline.emit(
+                "iii.logger", level, str(message), attributes, trace_id=self.trace_id, span_id=self.span_id
+            ):
+                return
         extra = {"data": data, "trace_id": self.trace_id, "span_id": self.span_id, "service_name": self.service_name}
         _logger.log(level, "[%s] %s", self.service_name or "", message, extra=extra, stacklevel=3)
