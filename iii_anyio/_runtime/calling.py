@@ -224,12 +224,13 @@ class Caller:
             self.mailbox.post(self._submit_foreign, call)
             await checkpoint()
             return None
-        answered = anyio.Event()
-        mailbox = self.mailbox_here()
+        token = current_token()
+        answered = backend_of(token).new_slot()
+        mailbox = self._mailbox_of(token.native_token)
 
         def wake() -> None:
             try:
-                mailbox.post(answered.set)
+                mailbox.post(answered.wake)
             except WorkerStateError:  # that loop has ended, and its caller with it
                 logger.debug("the caller of %r has gone", call.function_id)
 
@@ -248,11 +249,13 @@ class Caller:
 
     def mailbox_here(self) -> Mailbox:
         """The mailbox of the loop this runs on, which may be another than the worker's."""
-        loop = current_token().native_token
-        with self._foreign_lock:
-            mailbox = self._foreign.get(loop)
-            if mailbox is None:
-                mailbox = self._foreign[loop] = Mailbox()
+        return self._mailbox_of(current_token().native_token)
+
+    def _mailbox_of(self, loop: object) -> Mailbox:
+        mailbox = self._foreign.get(loop)
+        if mailbox is None:
+            with self._foreign_lock:
+                mailbox = self._foreign.setdefault(loop, Mailbox())
         return mailbox
 
     def call_blocking(
