@@ -12,7 +12,7 @@ ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test interop check lint types bench soak fuzz coverage format docs dist changelog clean
+.PHONY: help demo dev test browser interop check lint types bench soak fuzz coverage format docs dist changelog clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -25,6 +25,11 @@ dev: $(VENV)/.installed-all ## the development engine with an example applicatio
 
 test: check ## lint, types and every test (one file: make test ARGS=tests/test_layers.py)
 	$(RUN) -m pytest $(ARGS)
+
+browser: $(VENV)/.installed-dev ## the console in a headless Chromium, which is installed where that is possible
+	$(RUN) -m tests.browser.chromium || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
+		chromium-headless-shell; } || $(RUN) -m playwright install --only-shell chromium
+	$(RUN) -m pytest tests/browser $(ARGS)
 
 interop: $(VENV)/.installed-dev ## judges from outside: other SDKs, Autobahn (one: make interop ARGS=node)
 	$(RUN) -m tests.interop.run $(ARGS)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -14,15 +16,19 @@ from iii_anyio import InitOptions, InvocationError, Logger, TriggerAction, Worke
 from iii_anyio.devengine import Engine, open_engine
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Locator, LocatorAssertions
+    from playwright.async_api import Browser, Locator
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def find_chromium() -> str | None:
-    """Its path: ``$CHROMIUM``, else what the system has."""
+    """Its path: ``$CHROMIUM``, else what the system has, else what ``playwright install`` has brought."""
     given = os.environ.get("CHROMIUM")
-    return given or next(filter(None, map(shutil.which, NAMES)), None)
+    found = given or next(filter(None, map(shutil.which, NAMES)), None)
+    if found is not None:
+        return found
+    folder = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache/ms-playwright")
+    return next((str(path) for path in sorted(folder.glob("chromium_headless_shell-*/*/*headless*shell"))), None)
 
 
 @asynccontextmanager
@@ -38,7 +44,7 @@ async def open_chromium(path: str) -> AsyncIterator[Browser]:
             await browser.close()
 
 
-def expect(what: Locator) -> LocatorAssertions:
+def expect(what: Locator) -> Any:
     """What is to become true of it, in five seconds."""
     from playwright.async_api import expect as expected
 
@@ -127,3 +133,9 @@ async def open_shop(*, port: int = 0, console_port: int | None = 0) -> AsyncIter
         await serve_shop(iii)
         await fill(iii)
         yield engine, iii
+
+
+if __name__ == "__main__":
+    path = find_chromium()
+    print(path or "no Chromium")
+    sys.exit(path is None)

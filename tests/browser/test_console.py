@@ -5,11 +5,10 @@ Without a Chromium these tests are skipped; ``make browser`` brings one where it
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from anyio import fail_after
@@ -19,17 +18,15 @@ from iii_anyio import InitOptions, InvocationError, TriggerAction, open_worker
 from .chromium import expect, find_chromium, open_chromium, open_shop
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    from playwright.async_api import Browser, Page
 
     from iii_anyio import Worker
 
 CHROMIUM = find_chromium()
-HAS_PLAYWRIGHT = importlib.util.find_spec("playwright") is not None
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: make browser, or CHROMIUM=/path/to/it"),
-    pytest.mark.skipif(not HAS_PLAYWRIGHT, reason="needs playwright: pip install 'iii-anyio[browser]'"),
     # Playwright's own, at its end.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -38,36 +35,49 @@ DESKTOP = {"width": 1200, "height": 800}
 PHONE = {"width": 360, "height": 740}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Playwright runs on asyncio only; the engine is tested on every loop elsewhere."""
     return "asyncio", {"use_uvloop": False}
 
 
-@pytest.fixture(autouse=True)
-def no_words_from_the_page() -> Iterator[list[str]]:
-    """No page reports an error: not an exception, not a breach of its policy."""
-    heard: list[str] = []
-    yield heard
-    assert heard == []
-
-
-@asynccontextmanager
-async def console(
-    heard: list[str], view: str = "", *, size: dict[str, int] = DESKTOP
-) -> AsyncIterator[tuple[Page, Worker]]:
-    """The shop of ``chromium.py``, and the page that looks at it."""
+@pytest.fixture(scope="module")
+async def chromium() -> AsyncIterator[Browser]:
     assert CHROMIUM is not None
-    with fail_after(50):
-        async with open_shop() as (engine, iii), open_chromium(CHROMIUM) as browser:
-            page = await browser.new_page(viewport=size)  # type: ignore[arg-type]  # a TypedDict of it
-            page.set_default_timeout(10_000)
-            page.on("pageerror", lambda error: heard.append(str(error)))
-            page.on("console", lambda message: heard.append(message.text) if message.type == "error" else None)
-            await page.goto(f"{engine.console_url}/#/{view}")
-            await page.get_by_role("status").get_by_text("connected to").wait_for()
-            yield page, iii
-            await page.close()
+    async with open_chromium(CHROMIUM) as browser:
+        yield browser
+
+
+class Console(NamedTuple):
+    """Opens pages that may not report errors: neither an exception nor a breach of their policy."""
+
+    chromium: Browser
+    heard: list[str]
+
+    async def page(self, size: dict[str, int] | None = None) -> Page:
+        page = await self.chromium.new_page(viewport=size or DESKTOP)  # type: ignore[arg-type]  # a TypedDict of it
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: self.heard.append(str(error)))
+        page.on("console", lambda message: self.heard.append(message.text) if message.type == "error" else None)
+        return page
+
+    @asynccontextmanager
+    async def open(self, view: str = "", size: dict[str, int] | None = None) -> AsyncIterator[tuple[Page, Worker]]:
+        """The shop of ``chromium.py``, and the page that looks at it."""
+        with fail_after(50):
+            async with open_shop() as (engine, iii):
+                page = await self.page(size)
+                await page.goto(f"{engine.console_url}/#/{view}")
+                await page.get_by_role("status").get_by_text("connected to").wait_for()
+                yield page, iii
+                await page.close()
+
+
+@pytest.fixture
+def console(chromium: Browser) -> Iterator[Console]:
+    opened = Console(chromium, [])
+    yield opened
+    assert opened.heard == []
 
 
 async def call(iii: Worker, function_id: str, **payload: Any) -> Any:
@@ -80,8 +90,8 @@ async def show(page: Page, place: str) -> None:
     await expect(page.locator(f"main[data-place='{place}']")).to_be_visible()
 
 
-async def test_every_view_is_reached_by_its_tab(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page) as (page, _):
+async def test_every_view_is_reached_by_its_tab(console: Console) -> None:
+    async with console.open() as (page, _):
         for name in VIEWS:
             await page.get_by_role("navigation").get_by_role("link", name=name).click()
             await page.get_by_role("heading", name=re.compile(rf"^{name}")).first.wait_for()
@@ -89,8 +99,8 @@ async def test_every_view_is_reached_by_its_tab(no_words_from_the_page: list[str
             assert await page.get_by_role("alert").filter(visible=True).count() == 0
 
 
-async def test_workers_come_and_go_by_themselves(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page, "workers") as (page, iii):
+async def test_workers_come_and_go_by_themselves(console: Console) -> None:
+    async with console.open("workers") as (page, iii):
         rows = page.locator(".list a.row")
         await rows.filter(has_text="Sells tea").wait_for()
         listed = (await call(iii, "engine::workers::list"))["workers"]
@@ -103,8 +113,8 @@ async def test_workers_come_and_go_by_themselves(no_words_from_the_page: list[st
         await late.wait_for(state="detached")
 
 
-async def test_a_function_is_called_by_the_form_of_its_schema(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page, "functions/shop%3A%3Acreate/default") as (page, _):
+async def test_a_function_is_called_by_the_form_of_its_schema(console: Console) -> None:
+    async with console.open("functions/shop%3A%3Acreate/default") as (page, _):
         await page.get_by_label("customer").fill("Ada")
         await page.get_by_label("sku").fill("tea")
         await page.get_by_label("quantity").fill("three")
@@ -124,8 +134,8 @@ async def test_a_function_is_called_by_the_form_of_its_schema(no_words_from_the_
         await page.locator(".waterfall .main", has_text="execute shop::price").wait_for()
 
 
-async def test_the_same_as_json_and_what_fails_says_why(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page, "functions/shop%3A%3Acreate/default") as (page, _):
+async def test_the_same_as_json_and_what_fails_says_why(console: Console) -> None:
+    async with console.open("functions/shop%3A%3Acreate/default") as (page, _):
         await page.get_by_role("button", name="JSON").click()
         payload = page.get_by_label("Payload as JSON")
         await payload.fill("{")
@@ -136,9 +146,9 @@ async def test_the_same_as_json_and_what_fails_says_why(no_words_from_the_page: 
         await page.get_by_role("alert").get_by_text("invalid_payload").wait_for()
 
 
-async def test_text_from_workers_is_never_markup(no_words_from_the_page: list[str]) -> None:
+async def test_text_from_workers_is_never_markup(console: Console) -> None:
     markup = "<img src=x onerror=document.title='owned'>"
-    async with console(no_words_from_the_page, "functions") as (page, iii):
+    async with console.open("functions") as (page, iii):
         iii.register_function(f"shop::{markup}", lambda _: markup, description=markup)
         await iii.wait_ready()
         await call(iii, "state::set", scope=markup, key=markup, value=markup)
@@ -154,8 +164,8 @@ async def test_text_from_workers_is_never_markup(no_words_from_the_page: list[st
         assert "owned" not in await page.title()
 
 
-async def test_traces_appear_as_they_happen(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page, "traces") as (page, iii):
+async def test_traces_appear_as_they_happen(console: Console) -> None:
+    async with console.open("traces") as (page, iii):
         rows = page.locator(".list a.row", has_text="shop::create")
         await rows.nth(0).wait_for()
         assert await rows.count() == 1
@@ -172,8 +182,8 @@ async def test_traces_appear_as_they_happen(no_words_from_the_page: list[str]) -
         await rows.first.wait_for(state="detached")
 
 
-async def test_logs_appear_as_they_are_written_and_are_filtered(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page, "logs") as (page, iii):
+async def test_logs_appear_as_they_are_written_and_are_filtered(console: Console) -> None:
+    async with console.open("logs") as (page, iii):
         await page.get_by_text("looking up tea").wait_for()
         await call(iii, "engine::log::warn", message="low on tea", data={"left": 2})
         await page.get_by_text("low on tea").click()
@@ -183,10 +193,10 @@ async def test_logs_appear_as_they_are_written_and_are_filtered(no_words_from_th
         await page.get_by_text("low on tea").wait_for(state="detached")
 
 
-async def test_state_is_edited_and_shows_what_others_write(no_words_from_the_page: list[str]) -> None:
+async def test_state_is_edited_and_shows_what_others_write(console: Console) -> None:
     """An edit begun is not overwritten, but the one who types is told; numbers keep all their digits."""
     large = 2**60 + 1
-    async with console(no_words_from_the_page, "state/in/customers") as (page, iii):
+    async with console.open("state/in/customers") as (page, iii):
         await page.get_by_role("link", name="ada").click()
         field = page.get_by_label("Value as JSON")
         await expect(field).to_have_value(re.compile("3"))
@@ -208,8 +218,8 @@ async def test_state_is_edited_and_shows_what_others_write(no_words_from_the_pag
         assert await call(iii, "state::get", scope="customers", key="ada") is None
 
 
-async def test_a_new_value_is_stored(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page, "state") as (page, iii):
+async def test_a_new_value_is_stored(console: Console) -> None:
+    async with console.open("state") as (page, iii):
         await page.get_by_role("link", name="New value").click()
         await page.get_by_label("Scope", exact=True).fill("a/b c")
         await page.get_by_label("Key", exact=True).fill("ü%2F")
@@ -219,9 +229,9 @@ async def test_a_new_value_is_stored(no_words_from_the_page: list[str]) -> None:
         assert await call(iii, "state::get", scope="a/b c", key="ü%2F") == [1]
 
 
-async def test_a_stream_is_shown_as_it_changes(no_words_from_the_page: list[str]) -> None:
+async def test_a_stream_is_shown_as_it_changes(console: Console) -> None:
     place = {"stream_name": "kitchen", "group_id": "today"}
-    async with console(no_words_from_the_page, "streams/kitchen/today") as (page, iii):
+    async with console.open("streams/kitchen/today") as (page, iii):
         await page.locator(".items").get_by_text("A-1").wait_for()
         await page.locator(".detail .badge.connected").wait_for()
         await call(iii, "stream::set", **place, item_id="A-2", data={"state": "cooking"})
@@ -234,8 +244,8 @@ async def test_a_stream_is_shown_as_it_changes(no_words_from_the_page: list[str]
         assert await kinds.all_inner_texts() == ["bell", "delete", "create"]
 
 
-async def test_dead_letters_are_redriven_and_discarded(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page, "queues/prints") as (page, iii):
+async def test_dead_letters_are_redriven_and_discarded(console: Console) -> None:
+    async with console.open("queues/prints") as (page, iii):
         dead = page.get_by_role("article")
         await dead.get_by_text("the printer has no paper").wait_for()
         page.once("dialog", lambda dialog: dialog.accept())
@@ -255,41 +265,42 @@ async def test_dead_letters_are_redriven_and_discarded(no_words_from_the_page: l
         assert await call(iii, "engine::queue::dlq_messages", topic="prints") == []
 
 
-async def test_a_lost_connection_is_told_and_mended(no_words_from_the_page: list[str]) -> None:
+async def test_a_lost_connection_is_told_and_mended(console: Console) -> None:
     """What is shown meanwhile is marked as out of date."""
-    assert CHROMIUM is not None
     with fail_after(50):
-        async with open_chromium(CHROMIUM) as browser:
-            page = await browser.new_page()
-            status = page.get_by_role("status")
-            async with open_shop() as (engine, _):
-                port = int(engine.url.rpartition(":")[2])
-                await page.goto(f"{engine.console_url}/#/workers")
-                await status.get_by_text("connected to").wait_for()
-                await page.locator(".list a.row", has_text="Sells tea").wait_for()
-            await status.get_by_text("connection lost").wait_for()
-            await expect(page.locator("body")).to_have_class("stale")
-            async with open_shop(port=port, console_port=None):
-                await status.get_by_text("connected to").wait_for(timeout=20_000)
-                await expect(page.locator("body")).to_have_class("")
-                await page.locator(".list a.row", has_text="Sells tea").wait_for()
-    assert no_words_from_the_page == []
+        page = await console.page()
+        status = page.get_by_role("status")
+        async with open_shop() as (engine, _):
+            port = int(engine.url.rpartition(":")[2])
+            await page.goto(f"{engine.console_url}/#/workers")
+            await status.get_by_text("connected to").wait_for()
+            await page.locator(".list a.row", has_text="Sells tea").wait_for()
+        await status.get_by_text("connection lost").wait_for()
+        await expect(page.locator("body")).to_have_class("stale")
+        async with open_shop(port=port, console_port=None):
+            await status.get_by_text("connected to").wait_for(timeout=20_000)
+            await expect(page.locator("body")).to_have_class("")
+            await page.locator(".list a.row", has_text="Sells tea").wait_for()
+            await page.close()
+    # The browser itself reports each try that nobody answers.
+    assert [text for text in console.heard if "WebSocket connection" not in text] == []
+    console.heard.clear()
 
 
-async def test_every_view_fits_a_phone(no_words_from_the_page: list[str]) -> None:
+async def test_every_view_fits_a_phone(console: Console) -> None:
     places = (
-        "workers", "workers/shop/default", "functions", "functions/shop%3A%3Acreate/default", "triggers", "traces", "logs",
-        "state/in/customers", "state/in/customers/ada", "streams/kitchen/today", "queues", "queues/prints",
+        "workers", "workers/shop/default", "functions", "functions/shop%3A%3Acreate/default", "triggers", "traces",
+        "logs", "state/in/customers", "state/in/customers/ada", "streams/kitchen/today", "queues", "queues/prints",
     )  # fmt: skip
-    async with console(no_words_from_the_page, size=PHONE) as (page, _):
+    async with console.open(size=PHONE) as (page, _):
         for place in places:
             await show(page, place)
             assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), place
             narrow = await page.evaluate(
                 """[...document.querySelectorAll('main button, main input, main select, main a.row')]
                      .filter((each) => each.checkVisibility() && each.type !== 'checkbox')
-                     .filter((each) => each.getBoundingClientRect().height < 24 || each.getBoundingClientRect().right > innerWidth)
-                     .map((each) => each.outerHTML)"""
+                     .map((each) => [each.getBoundingClientRect(), each.outerHTML])
+                     .filter(([place]) => place.height < 24 || place.right > innerWidth)"""
             )
             assert narrow == [], place
         # The list and what was chosen take turns.
@@ -297,12 +308,12 @@ async def test_every_view_fits_a_phone(no_words_from_the_page: list[str]) -> Non
         await page.locator(".list a.row", has_text="Sells tea").click()
         await page.get_by_role("heading", name="shop").wait_for()
         assert not await page.locator(".list").is_visible()
-        await page.get_by_role("link", name="‹ Workers").click()
+        await page.get_by_role("link", name="← Workers").click()
         await page.locator(".list a.row").first.wait_for()
 
 
-async def test_everything_is_done_with_the_keyboard(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page, "workers") as (page, _):
+async def test_everything_is_done_with_the_keyboard(console: Console) -> None:
+    async with console.open("workers") as (page, _):
         focused = "document.activeElement.textContent || document.activeElement.type"
         await page.keyboard.press("Tab")
         assert await page.evaluate(focused) == "Skip to the content"
@@ -335,8 +346,8 @@ async def test_everything_is_done_with_the_keyboard(no_words_from_the_page: list
         assert await page.evaluate("location.hash") == "#/functions"
 
 
-async def test_every_control_has_a_name(no_words_from_the_page: list[str]) -> None:
-    async with console(no_words_from_the_page) as (page, _):
+async def test_every_control_has_a_name(console: Console) -> None:
+    async with console.open() as (page, _):
         for place in (
             "functions/shop%3A%3Acreate/default",
             "traces",
@@ -354,7 +365,7 @@ async def test_every_control_has_a_name(no_words_from_the_page: list[str]) -> No
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_text_is_readable_in_both_schemes(no_words_from_the_page: list[str], scheme: str) -> None:
+async def test_text_is_readable_in_both_schemes(console: Console, scheme: str) -> None:
     """Contrast of 4.5 to 1 and more, of all text that is shown."""
     measure = """() => {
       const context = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
@@ -369,7 +380,7 @@ async def test_text_is_readable_in_both_schemes(no_words_from_the_page: list[str
           const [a, b] = [light(getComputedStyle(each).color), light(back(each))];
           return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), each.outerHTML]; })
         .filter(([ratio]) => ratio < 4.5); }"""
-    async with console(no_words_from_the_page) as (page, _):
+    async with console.open() as (page, _):
         await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # one of two
         for place in ("queues/prints", "functions/shop%3A%3Acreate/default", "traces", "logs"):
             await show(page, place)

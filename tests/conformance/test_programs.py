@@ -12,7 +12,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,10 +67,8 @@ def environment(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", BOTH_FACES)
 def test_a_program_runs_unchanged_as_a_script(name: str) -> None:
-    before = threading.active_count()
     with aliased():
         runpy.run_path(str(PROGRAMS / f"{name}.py"), run_name="__main__")
-    assert threading.active_count() <= before + 1, "shutdown() has ended the worker's thread"
 
 
 @pytest.mark.anyio
@@ -92,9 +89,7 @@ async def test_a_programs_functions_run_on_a_native_worker(name: str, anyio_back
 @pytest.mark.parametrize("how", ["loop", "nothing"])
 def test_a_program_serves_until_it_is_told_to_stop(how: str, tmp_path: Path) -> None:
     """A.21, B.11: both ways of staying alive; SIGTERM drains and ends either."""
-    shims = {"iii": "iii_anyio"}
-    for theirs, ours in shims.items():
-        (tmp_path / f"{theirs}.py").write_text(f"from {ours} import *\n", "utf-8")
+    (tmp_path / "iii.py").write_text("from iii_anyio import *\n", "utf-8")
     path = os.pathsep.join([str(tmp_path), str(PROGRAMS.parents[2])])
     with subprocess.Popen(
         [sys.executable, str(PROGRAMS / "keep_alive.py"), how],

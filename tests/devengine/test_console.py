@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def console_engine(*, stream_port: int | None = None, console_port: int = 0) -> 
 
 
 async def get(app: ConsoleApp, path: str = "/", host: str = "127.0.0.1:3113", method: str = "GET") -> httpx.Response:
-    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # any ASGI application will do
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
         return await client.request(method, path, headers={"host": host})
 
@@ -193,7 +192,7 @@ async def test_the_functions_of_the_console_are_internal() -> None:
 
 
 @pytest.fixture(scope="session")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page's modules where node takes them for such."""
     if NODE is None:
         pytest.skip("needs node")
@@ -205,7 +204,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name, body in read_files().items():
         (folder / name).write_bytes(body)
     (folder / "package.json").write_text('{"type": "module"}', "utf-8")
-    yield folder
+    return folder
 
 
 async def page(modules: Path, url: str, scenario: str) -> Any:

@@ -24,7 +24,7 @@ class Built(NamedTuple):
 
 def build(target: Path) -> Built:
     """Build both, the sdist first."""
-    command = [sys.executable, "-m", "hatchling", "build", "--directory", target]
+    command = [sys.executable, "-m", "hatchling", "build", "--directory", str(target)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     [wheel], [sdist] = target.glob("*.whl"), target.glob("*.tar.gz")
     return Built(wheel, sdist)
