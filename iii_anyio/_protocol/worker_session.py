@@ -84,6 +84,10 @@ class Keepsake:
         self.unwritten: Callable[[], None] = unwritten
 
 
+NAME_CONFLICT: Final = "WORKER_NAMESPACE_CONFLICT"
+MAX_CONFLICTS: Final = 10
+"""Refusals of our name that may be due to a lost connection of our own; about three minutes with the usual delays."""
+
 _JOINING: Final = Phase.JOINING
 _JOINED: Final = Phase.JOINED
 """Members looked up once: an enumeration finds its members by a function each time."""
@@ -113,6 +117,9 @@ class WorkerSession:
         self.revision: int = 0
         """Grows whenever phase, identity, readiness or refusals change."""
         self.fatal: RegistrationRejectedError | None = None
+        self._greeted_link = 0  # on which the engine has last said who we are
+        self._may_have_ghost = False
+        self._conflicts = 0
         self.refused_credentials: AuthenticationError | None = None
         self.outgoing_bytes: int = 0
         self._outgoing: list[bytes | Call | Keepsake] = []
@@ -153,6 +160,10 @@ class WorkerSession:
             keepsake.unwritten()
         self._drop_barrier()
         self.calls.requeue(unwritten)
+        if self.phase is _JOINING and self._greeted_link != self.link:
+            # The engine may have taken the register call on a link that has gone silent. It does not notice (§3.2), and
+            # without its greeting there is nothing to reattach to: it will hold our name against us (§6.5).
+            self._may_have_ghost = True
         if self.phase is not Phase.REFUSED:
             self.phase = Phase.OFFLINE
         self._confirmed = -1
@@ -340,6 +351,7 @@ class WorkerSession:
         self._confirmed = max(self._confirmed, mark)
         if self.phase is Phase.JOINING:
             self.phase = Phase.JOINED
+            self._may_have_ghost, self._conflicts = False, 0
             for queued in self.calls.take_queued():
                 self._outgoing.append(queued)
                 self.outgoing_bytes += len(queued.text)
@@ -383,6 +395,7 @@ class WorkerSession:
             self.observations.take(message)
             return message
         if isinstance(message, WorkerRegistered):
+            self._greeted_link = self.link
             self.worker_id = message.worker_id
             self._reattach_token = message.reattach_token
             self.features = message.features or []
@@ -410,7 +423,9 @@ class WorkerSession:
             message.code, message.namespace, message.worker_name, message.owner_worker_id, message.function_id
         )
         self.revision += 1
-        if message.code != "FUNCTION_NAMESPACE_CONFLICT":  # P-17: any other code is fatal
+        if message.code == NAME_CONFLICT and self._may_have_ghost and self._conflicts < MAX_CONFLICTS:
+            self._conflicts += 1  # the engine closes this link; the next one tries again
+        elif message.code != "FUNCTION_NAMESPACE_CONFLICT":  # P-17: any other code is fatal
             self._refuse(error)
         elif (function := self.registry.functions.get(message.function_id or "")) is not None:
             function.refusal = error

@@ -22,7 +22,7 @@ from .._protocol.codec import encode
 from .._protocol.messages import ABSENT, InvokeFunction
 from .._wire.backend import Backend, Slot, backend_of
 from ..errors import IIIError, InvocationError, InvocationTimeoutError, ShutdownError, WorkerStateError
-from .context import current, lineage
+from .context import Invocation, current, lineage
 from .invoke import is_handler_thread
 from .local import LocalCall, local_function, make_local
 from .mailbox import Mailbox
@@ -185,7 +185,7 @@ class Caller:
         self._submit(call)
         invocation = current.get()
         if invocation is not None and invocation.worker is self._owner:
-            await self._wait_nested(call, answered)
+            await self._wait_nested(call, answered, invocation)
         else:
             try:
                 await answered.wait()
@@ -194,15 +194,19 @@ class Caller:
                 raise
         return call.value()
 
-    async def _wait_nested(self, call: Call, answered: Slot) -> None:
-        self._dispatcher.lend(1)
+    async def _wait_nested(self, call: Call, answered: Slot, invocation: Invocation) -> None:
+        invocation.waiting += 1
+        if invocation.waiting == 1:  # a handler has one place, however many calls it makes at once
+            self._dispatcher.lend(1)
         try:
             await answered.wait()
         except BaseException:
             self._session.calls.abandon(call)
             raise
         finally:
-            self._dispatcher.lend(-1)
+            invocation.waiting -= 1
+            if not invocation.waiting:
+                self._dispatcher.lend(-1)
 
     def call_here(
         self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,

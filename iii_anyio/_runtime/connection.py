@@ -203,7 +203,11 @@ class Connection:
 
     def _act(self, message: Message) -> None:
         if isinstance(message, RegistrationRejected):
-            if self._session.fatal is None:
+            if message.function_id is None and self._session.fatal is None:
+                logger.warning(
+                    "the name %r is still held by a connection of ours that was lost; trying again", message.worker_name
+                )
+            elif self._session.fatal is None:
                 logger.warning(
                     "the engine refused function %r in namespace %r (%s): worker %s holds it; the rest is served",
                     message.function_id, message.namespace, message.code, message.owner_worker_id,

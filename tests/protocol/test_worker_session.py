@@ -22,7 +22,7 @@ from iii_anyio._protocol.messages import (
     UnregisterTriggerType,
 )
 from iii_anyio._protocol.registry import Registration
-from iii_anyio._protocol.worker_session import Phase, WorkerSession
+from iii_anyio._protocol.worker_session import MAX_CONFLICTS, Phase, WorkerSession
 from iii_anyio.devengine._router import Router
 from iii_anyio.errors import (
     AuthenticationError,
@@ -558,6 +558,36 @@ def test_a_refused_worker_stays_refused_when_its_link_ends(worker: WorkerSession
     worker.confirm(0.0)
     assert not worker.answer(worker.link, b"{}")
     assert not worker.has_outgoing
+
+
+def test_a_name_held_by_a_lost_connection_of_ours_is_asked_for_again(worker: WorkerSession) -> None:
+    """§6.4, §6.5: the link went silent before the engine's greeting, so there is nothing to reattach to."""
+    FakeLink(worker, Script()).close()
+    for _ in range(MAX_CONFLICTS):
+        script = Script()
+        link = FakeLink(worker, script)
+        script.say("workerregistered", worker_id="w-2", reattach_token="t-2")
+        script.say("registrationrejected", code="WORKER_NAMESPACE_CONFLICT", worker_name="billing")
+        link.carry()
+        assert worker.fatal is None
+        link.close()
+    script = Script()
+    link = FakeLink(worker, script)
+    script.say("registrationrejected", code="WORKER_NAMESPACE_CONFLICT", worker_name="billing")
+    link.carry()
+    assert worker.phase is Phase.REFUSED
+
+
+def test_once_joined_a_conflict_is_fatal_again(worker: WorkerSession) -> None:
+    """P-17."""
+    FakeLink(worker, Script()).close()
+    script = Script()
+    join(worker, script)[0].close()
+    script = Script()
+    link = FakeLink(worker, script)
+    script.say("registrationrejected", code="WORKER_NAMESPACE_CONFLICT", worker_name="billing")
+    link.carry()
+    assert worker.phase is Phase.REFUSED
 
 
 def test_two_workers_of_one_name_are_one_too_many(worker: WorkerSession, router: Router) -> None:

@@ -130,7 +130,6 @@ async def test_a_handler_that_floods_its_own_worker_gets_every_answer_and_blocks
         assert await caller.trigger_async("work", 1) == 1
 
 
-@pytest.mark.xfail(reason="each nested call of a handler lends a place, where the handler has only one to lend")
 async def test_a_handler_that_calls_many_at_once_lends_only_its_own_place() -> None:
     async with two_workers(limits=Limits(max_concurrency=4)) as (caller, callee):
         running = most = 0
