@@ -1,5 +1,7 @@
 """The main job, end to end: an engine, a worker on asyncio and one on trio, and real HTTP requests from outside.
 
+Behind the requests: state, a queue that tries again, and a stream, which a second worker looks at.
+
 Run with ``make demo``. Exits 0 when every answer is the expected one, 1 and says what differs otherwise.
 """
 
@@ -14,8 +16,9 @@ import anyio
 import httpx
 import shop
 
-from iii_anyio import InitOptions, open_worker
+from iii_anyio import InitOptions, State, Stream, Worker, open_worker
 from iii_anyio.devengine import open_engine
+from iii_anyio.stream import StreamChangeEvent
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,48 @@ async def run_shop(backend: str) -> list[str]:
         async with open_worker(engine.url, InitOptions(worker_name=name)) as iii:
             shop.register(iii, name)
             await iii.wait_ready()
+            await shop.define_queue(iii)
             print(f"worker   {name}, ready {(time.perf_counter() - started) * 1000:.0f} ms after the start\n")
-            async with httpx.AsyncClient(base_url=engine.http_url, trust_env=False) as client:
+            async with (
+                httpx.AsyncClient(base_url=engine.http_url, trust_env=False) as client,
+                open_worker(engine.url, InitOptions(worker_name="visitor")) as visitor,
+            ):
+                sent = await follow(visitor)
                 for exchange in EXCHANGES:
                     problems += await ask(client, exchange, name)
+                if not problems:
+                    problems += await look_behind(visitor, sent)
     return problems
+
+
+async def follow(visitor: Worker) -> anyio.Event:
+    """Follow the shop's stream from another worker; the event is set when the first parcel has been sent."""
+    sent = anyio.Event()
+
+    @visitor.on_stream("shop", "orders", function_id="visitor::news")
+    async def news(event: StreamChangeEvent) -> None:
+        if event.event.data["status"] == "sent":
+            sent.set()
+
+    await visitor.wait_ready()
+    return sent
+
+
+async def look_behind(visitor: Worker, sent: anyio.Event) -> list[str]:
+    """See what the accepted order left behind, and return what was wrong."""
+    with anyio.move_on_after(5):
+        await sent.wait()
+    order = await State(visitor).get_async("orders", "A-1")
+    told = await Stream(visitor, "shop").list_async("orders")
+    queue = await visitor.trigger_async("engine::queue::topic_stats", {"topic": shop.PARCELS})
+    lines = (
+        ("the order is in state", contains(order, {"total": 10.8, "parcel": "sent"}), order),
+        ("its parcel fell down once; the queue tried again", sent.is_set(), {"dead": queue["dlq_depth"]}),
+        ("another worker followed the stream", told == [{"order_id": "A-1", "status": "sent"}], told),
+    )
+    for what, is_right, seen in lines:
+        print(f"  {'ok ' if is_right else 'BAD'}  {what}\n       {seen}\n")
+    return [f"{what}: saw {seen}" for what, is_right, seen in lines if not is_right]
 
 
 async def ask(client: httpx.AsyncClient, exchange: Exchange, name: str) -> list[str]:
@@ -108,7 +148,7 @@ def main() -> int:
         for problem in problems:
             print(f"  - {problem}", file=sys.stderr)
         return 1
-    print(f"All {2 * len(EXCHANGES)} answers are as expected.")
+    print(f"All {2 * (len(EXCHANGES) + 3)} answers are as expected.")
     return 0
 
 

@@ -17,6 +17,7 @@ async def main() -> None:
     ):
         shop.register(iii, "shop")
         await iii.wait_ready()
+        await shop.define_queue(iii)
         print(f"engine {engine.url}, HTTP {engine.http_url}. Ctrl-C ends it. Try:\n")
         print(f"  curl '{engine.http_url}/prices'")
         order = '{"customer": "Ada", "lines": [{"sku": "tea", "quantity": 2}]}'

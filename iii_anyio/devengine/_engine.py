@@ -252,7 +252,11 @@ class Engine(AsyncContextManagerMixin):
     ) -> None:
         pages = await anyio.to_thread.run_sync(read_files)
         worker = await services.enter_async_context(self._builtin(NAME, DESCRIPTION))
-        url, stream_url, http_url = (browser_url(url) for url in (self.url, self.stream_url, self.http_url))
+        assert self._settings is not None
+        # A browser cannot send the headers that a guarded listener may ask for.
+        places = zip(self._settings.listeners, self.urls, strict=True)
+        open_url = next((url for listener, url in places if not listener.is_guarded), self.url)
+        url, stream_url, http_url = (browser_url(url) for url in (open_url, self.stream_url, self.http_url))
         console = serve_console(
             worker, storage, console_socket, group, pages, url=url, stream_url=stream_url, http_url=http_url
         )
