@@ -177,5 +177,6 @@ __all__ = (
 # Show names where users import them. Not models nor typed dicts: pydantic resolves late annotations in the module that
 # they name.
 for _value in [globals()[_name] for _name in __all__]:
-    if isinstance(_value, type | FunctionType) and not (hasattr(_value, "model_fields") or hasattr(_value, "__total__")):
+    _is_resolved_late = hasattr(_value, "model_fields") or hasattr(_value, "__total__")
+    if isinstance(_value, type | FunctionType) and not _is_resolved_late:
         _value.__module__ = "iii_anyio"

@@ -200,11 +200,14 @@ async def _serve(
             "Ctrl-C ends it.",
         ]
         text = to_json({"event": "listening", **facts}).decode() if as_json else "\n".join(lines)
-        print(text, flush=True)  # noqa: T201 - a command line talks
+        show = partial(print, text, flush=True)  # a command line talks
         if target is None:
+            # First the receiver: who reads the lines may send a signal at once.
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                show()
                 async for _ in signals:
                     return ExitCode.OK
+        show()
         from ._processes import Keeper, child_of
 
         child = child_of(Settings(target=target or "", as_json=as_json), engine.url)

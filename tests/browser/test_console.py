@@ -5,11 +5,13 @@ Without a Chromium these tests are skipped; ``make browser`` brings one where it
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import anyio
 import pytest
 from anyio import fail_after
 
@@ -44,6 +46,8 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 async def chromium() -> AsyncIterator[Browser]:
     assert CHROMIUM is not None
+    # The loop's own thread for name look-ups lasts as long as the loop, which all tests here share.
+    await asyncio.get_running_loop().run_in_executor(None, int)
     async with open_chromium(CHROMIUM) as browser:
         yield browser
 
@@ -62,11 +66,15 @@ class Console(NamedTuple):
         return page
 
     @asynccontextmanager
-    async def open(self, view: str = "", size: dict[str, int] | None = None) -> AsyncIterator[tuple[Page, Worker]]:
-        """The shop of ``chromium.py``, and the page that looks at it."""
+    async def open(
+        self, view: str = "", size: dict[str, int] | None = None, *, polls: bool = True
+    ) -> AsyncIterator[tuple[Page, Worker]]:
+        """The shop of ``chromium.py``, and the page that looks at it; it may be kept from asking by the clock."""
         with fail_after(50):
             async with open_shop() as (engine, iii):
                 page = await self.page(size)
+                if not polls:
+                    await page.add_init_script("window.setInterval = () => 0")
                 await page.goto(f"{engine.console_url}/#/{view}")
                 await page.get_by_role("status").get_by_text("connected to").wait_for()
                 yield page, iii
@@ -100,7 +108,7 @@ async def test_every_view_is_reached_by_its_tab(console: Console) -> None:
 
 
 async def test_workers_come_and_go_by_themselves(console: Console) -> None:
-    async with console.open("workers") as (page, iii):
+    async with console.open("workers", polls=False) as (page, iii):
         rows = page.locator(".list a.row")
         await rows.filter(has_text="Sells tea").wait_for()
         listed = (await call(iii, "engine::workers::list"))["workers"]
@@ -111,6 +119,32 @@ async def test_workers_come_and_go_by_themselves(console: Console) -> None:
             await other.wait_ready()
             await late.wait_for()
         await late.wait_for(state="detached")
+
+
+async def test_details_that_change_keep_the_focus(console: Console) -> None:
+    async with console.open("workers/shop/default", polls=False) as (page, iii):
+        chosen = page.locator(".detail").get_by_role("link", name="shop::price")
+        await chosen.focus()
+        iii.register_function("shop::zest", lambda _: None)
+        await page.locator(".detail").get_by_role("link", name="shop::zest").wait_for()
+        await expect(chosen).to_be_focused()
+
+
+async def test_a_call_is_given_up_when_the_page_was_told_to(console: Console) -> None:
+    async with console.open("functions/shop%3A%3Await/default") as (page, iii):
+        is_over = anyio.Event()
+
+        async def wait(_: Any) -> None:
+            await is_over.wait()
+
+        iii.register_function("shop::wait", wait)
+        await page.get_by_label("Seconds to wait").fill("0.05")
+        await page.get_by_role("button", name="Invoke").click()
+        await page.get_by_role("alert").get_by_text("TIMEOUT").wait_for()
+        await page.get_by_label("Seconds to wait").fill("soon")
+        await page.get_by_role("button", name="Invoke").click()
+        await page.get_by_role("alert").get_by_text("a number between").wait_for()
+        is_over.set()
 
 
 async def test_a_function_is_called_by_the_form_of_its_schema(console: Console) -> None:
@@ -165,7 +199,7 @@ async def test_text_from_workers_is_never_markup(console: Console) -> None:
 
 
 async def test_traces_appear_as_they_happen(console: Console) -> None:
-    async with console.open("traces") as (page, iii):
+    async with console.open("traces", polls=False) as (page, iii):
         rows = page.locator(".list a.row", has_text="shop::create")
         await rows.nth(0).wait_for()
         assert await rows.count() == 1
@@ -183,7 +217,7 @@ async def test_traces_appear_as_they_happen(console: Console) -> None:
 
 
 async def test_logs_appear_as_they_are_written_and_are_filtered(console: Console) -> None:
-    async with console.open("logs") as (page, iii):
+    async with console.open("logs", polls=False) as (page, iii):
         await page.get_by_text("looking up tea").wait_for()
         await call(iii, "engine::log::warn", message="low on tea", data={"left": 2})
         await page.get_by_text("low on tea").click()
@@ -196,7 +230,7 @@ async def test_logs_appear_as_they_are_written_and_are_filtered(console: Console
 async def test_state_is_edited_and_shows_what_others_write(console: Console) -> None:
     """An edit begun is not overwritten, but the one who types is told; numbers keep all their digits."""
     large = 2**60 + 1
-    async with console.open("state/in/customers") as (page, iii):
+    async with console.open("state/in/customers", polls=False) as (page, iii):
         await page.get_by_role("link", name="ada").click()
         field = page.get_by_label("Value as JSON")
         await expect(field).to_have_value(re.compile("3"))
@@ -231,7 +265,7 @@ async def test_a_new_value_is_stored(console: Console) -> None:
 
 async def test_a_stream_is_shown_as_it_changes(console: Console) -> None:
     place = {"stream_name": "kitchen", "group_id": "today"}
-    async with console.open("streams/kitchen/today") as (page, iii):
+    async with console.open("streams/kitchen/today", polls=False) as (page, iii):
         await page.locator(".items").get_by_text("A-1").wait_for()
         await page.locator(".detail .badge.connected").wait_for()
         await call(iii, "stream::set", **place, item_id="A-2", data={"state": "cooking"})
@@ -372,9 +406,12 @@ async def test_text_is_readable_in_both_schemes(console: Console, scheme: str) -
       const rgba = (color) => { context.clearRect(0, 0, 1, 1); context.fillStyle = color; context.fillRect(0, 0, 1, 1);
         return context.getImageData(0, 0, 1, 1).data; };
       const light = (color) => { const [r, g, b] = [...rgba(color)].map((v) => v / 255)
-        .map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
+        .map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b; };
       const back = (node) => { for (; node; node = node.parentElement) {
-        const color = getComputedStyle(node).backgroundColor; if (rgba(color)[3] > 250) return color; } return 'white'; };
+        const color = getComputedStyle(node).backgroundColor;
+        if (rgba(color)[3] > 250) return color; }
+        return 'white'; };
       return [...document.querySelectorAll('body *')].filter((each) => each.checkVisibility() &&
         [...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim())).map((each) => {
           const [a, b] = [light(getComputedStyle(each).color), light(back(each))];
