@@ -11,7 +11,7 @@ from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 # A deadline per example would measure the machine. In CI the same examples come every time, and more of them.
 settings.register_profile("default", deadline=None, max_examples=50)
@@ -23,6 +23,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("iii", "a real iii engine for the tests marked `engine`")
     group.addoption("--engine-url", metavar="WS_URL", help="its worker address, e.g. ws://127.0.0.1:49134")
     group.addoption("--engine-http", metavar="HTTP_URL", help="its HTTP address, e.g. http://127.0.0.1:3111")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Reports go between processes as UTF-8, and some tests log what is not."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(params=["asyncio", "uvloop", "trio"])

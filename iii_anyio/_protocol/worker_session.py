@@ -424,7 +424,8 @@ class WorkerSession:
         )
         self.revision += 1
         if message.code == NAME_CONFLICT and self._may_have_ghost and self._conflicts < MAX_CONFLICTS:
-            self._conflicts += 1  # the engine closes this link; the next one tries again
+            self._conflicts += 1
+            self._drop_barrier()  # nothing will confirm this link: the engine closes it, and the next one tries again
         elif message.code != "FUNCTION_NAMESPACE_CONFLICT":  # P-17: any other code is fatal
             self._refuse(error)
         elif (function := self.registry.functions.get(message.function_id or "")) is not None:

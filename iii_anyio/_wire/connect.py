@@ -234,7 +234,10 @@ class _Transport(httpx.AsyncBaseTransport):
         response = await self._connection.handle_async_request(
             httpcore.Request(
                 # httpx logs the URL it is given, at level INFO, so it gets one without query and credentials.
-                request.method, _url(self._origin, self._path), headers=request.headers.raw, extensions={}
+                request.method,
+                _url(self._origin, self._path),
+                headers=request.headers.raw,
+                extensions={},
             )
         )
         # Nobody reads the body of an answer that is no 101.

@@ -21,6 +21,7 @@ from iii_anyio.trigger import (
     TriggerAction,
     TriggerRequest,
 )
+from tests.naming import shown
 
 
 class Order(BaseModel):
@@ -182,7 +183,7 @@ def test_another_dispatch_is_a_value_error(dispatch: object) -> None:
         ({"type": "void"}, {"type": "void"}),
         ({"type": "enqueue", "queue": "q", "priority": 1}, {"type": "enqueue", "queue": "q"}),
     ],
-    ids=repr,
+    ids=shown,
 )
 @pytest.mark.parametrize("dispatch", [None, "remote"])
 def test_an_action_becomes_what_the_wire_has(action: object, wire: dict[str, str], dispatch: str | None) -> None:

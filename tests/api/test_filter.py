@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from iii_anyio import IIIError
 from iii_anyio._protocol.messages import ABSENT
 from iii_anyio.filter import MATCH_ALL, CompiledFilter, FilterError, FilterErrorCode, compile_filter
+from tests.naming import shown
 
 ROOTS = ("input", "output", "error", "caller", "metadata")
 NAN, INF = math.nan, math.inf
@@ -194,12 +195,12 @@ REFUSED: list[tuple[Any, str | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize("source", ACCEPTED, ids=repr)
+@pytest.mark.parametrize("source", ACCEPTED, ids=shown)
 def test_a_filter_of_the_grammar_is_accepted(source: dict[str, Any]) -> None:
     assert compile_filter(source).source == json.loads(json.dumps(source))
 
 
-@pytest.mark.parametrize(("source", "path", "part"), REFUSED, ids=lambda value: ascii(value)[:60])
+@pytest.mark.parametrize(("source", "path", "part"), REFUSED, ids=lambda value: shown(value)[:60])
 def test_any_other_is_refused_with_the_place_and_a_remedy(source: Any, path: str | None, part: str) -> None:
     error = refusal(source)
     assert (error.code, error.path) == ("INVALID_FILTER", path)
@@ -242,7 +243,7 @@ LIMITS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("inside", "beyond"), LIMITS, ids=lambda source: repr(source)[:40])
+@pytest.mark.parametrize(("inside", "beyond"), LIMITS, ids=lambda source: shown(source)[:40])
 def test_a_limit_is_inclusive(inside: dict[str, Any], beyond: dict[str, Any]) -> None:
     compile_filter(inside)
     assert re.search(r"\d", str(refusal(beyond)))
@@ -365,7 +366,7 @@ MEANING: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("operators", "yes", "no"), MEANING, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("operators", "yes", "no"), MEANING, ids=lambda value: shown(value)[:40])
 def test_an_operator_means_what_the_language_says(operators: dict[str, Any], yes: list[Any], no: list[Any]) -> None:
     """A root, a member, an element: what is absent is left out, as ABSENT stands for nothing."""
     root = compile_filter({"input": operators})
@@ -889,13 +890,13 @@ def test_upstream_accepts_and_refuses_the_same(source: Any, trusted: bool) -> No
 @pytest.mark.parametrize(
     "source",
     [*ACCEPTED, *(source for source, _, _ in REFUSED), *(source for pair in LIMITS for source in pair)],
-    ids=lambda source: ascii(source)[:60],
+    ids=lambda source: shown(source)[:60],
 )
 def test_upstream_agrees_on_each_rule_of_the_grammar(source: Any) -> None:
     assert (ours(source) is None) is (theirs(source) is None)
 
 
-@pytest.mark.parametrize(("operators", "yes", "no"), MEANING, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("operators", "yes", "no"), MEANING, ids=lambda value: shown(value)[:40])
 def test_upstream_agrees_on_each_operator(operators: dict[str, Any], yes: list[Any], no: list[Any]) -> None:
     other = upstream.compile_filter({"input": operators})
     for value in (*yes, *no):

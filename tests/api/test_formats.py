@@ -22,6 +22,7 @@ from iii_anyio.functions import (
     extract_response_format,
     python_type_to_format,
 )
+from tests.naming import shown
 
 T = TypeVar("T")
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -135,7 +136,7 @@ ROWS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("annotation", ROWS, ids=repr)
+@pytest.mark.parametrize("annotation", ROWS, ids=shown)
 def test_a_type_has_upstreams_format(annotation: Any) -> None:
     assert python_type_to_format(annotation) == upstream.python_type_to_format(annotation)
 
@@ -149,7 +150,7 @@ def test_a_type_has_upstreams_format(annotation: Any) -> None:
         (int | None, {"type": ["integer", "null"]}),
         (type(None), {"type": "null"}),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_format_is_json_schema_of_the_current_draft(annotation: Any, expected: dict[str, Any]) -> None:
     assert python_type_to_format(annotation) == {**expected, "$schema": DRAFT}
@@ -163,7 +164,7 @@ def test_models_are_described_by_alias() -> None:
 
 
 @pytest.mark.parametrize(
-    "annotation", [list[Order], dict[str, Order], list[Node], dict[str, list[Order]] | None], ids=repr
+    "annotation", [list[Order], dict[str, Order], list[Node], dict[str, list[Order]] | None], ids=shown
 )
 def test_references_of_a_model_in_a_container_lead_somewhere(annotation: Any) -> None:
     """Upstream leaves ``$defs`` where the model is, out of reach of its ``#/$defs/...``."""
@@ -269,7 +270,7 @@ FUNCTIONS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=repr)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=shown)
 def test_a_function_has_upstreams_formats(function: Any) -> None:
     assert extract_request_format(function) == upstream.extract_request_format(function)
     assert extract_response_format(function) == upstream.extract_response_format(function)
@@ -323,7 +324,7 @@ def test_a_dataclass_or_its_instance_as_function_has_no_formats() -> None:
         (UserId, {"type": "integer"}),
         (list[datetime], {"type": "array"}),  # in the table, which goes first
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_pydantic_describes_what_the_table_leaves_out(annotation: Any, expected: dict[str, Any]) -> None:
     published = shape_of(annotation).format
@@ -332,7 +333,7 @@ def test_pydantic_describes_what_the_table_leaves_out(annotation: Any, expected:
     assert published == {**expected, "$schema": DRAFT}
 
 
-@pytest.mark.parametrize("annotation", [Any, object, T, Awaitable[int], Callable[[], int], Service, 42], ids=repr)
+@pytest.mark.parametrize("annotation", [Any, object, T, Awaitable[int], Callable[[], int], Service, 42], ids=shown)
 def test_what_says_nothing_or_cannot_be_described_has_no_format(annotation: Any) -> None:
     assert shape_of(annotation).format is None
 

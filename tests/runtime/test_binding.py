@@ -27,6 +27,7 @@ from iii_anyio._runtime.binding import Binding, bind
 from iii_anyio.errors import InvocationError
 from iii_anyio.functions import RegisterFunctionFormat, python_type_to_format
 from iii_anyio.http import ApiRequest, ApiResponse, HttpRequest, HttpResponse
+from tests.naming import shown
 
 T = TypeVar("T")
 
@@ -157,14 +158,14 @@ def hiding_wrapper(*args, **kwargs):
         (lambda data: data, False),
         (hiding_wrapper, False),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_coroutine_functions_are_found_behind_partials_and_call(handler: Any, is_async: bool) -> None:
     """A.10."""
     assert bind("f", handler).is_async is is_async
 
 
-@pytest.mark.parametrize("handler", [None, 5, "greet", {"id": "f"}, Item(sku="a")], ids=repr)
+@pytest.mark.parametrize("handler", [None, 5, "greet", {"id": "f"}, Item(sku="a")], ids=shown)
 def test_what_cannot_be_called_is_a_type_error_that_names_it(handler: Any) -> None:
     with pytest.raises(TypeError, match="'shop::f' must be callable, not") as caught:
         bind("shop::f", handler)
@@ -185,7 +186,7 @@ class GeneratorCallable:
 
 
 @pytest.mark.parametrize(
-    "handler", [generator, async_generator, functools.partial(generator), GeneratorCallable()], ids=repr
+    "handler", [generator, async_generator, functools.partial(generator), GeneratorCallable()], ids=shown
 )
 def test_a_generator_is_a_type_error_with_a_hint(handler: Any) -> None:
     with pytest.raises(TypeError, match=r"'f' is a generator.*return a list"):
@@ -253,7 +254,7 @@ def test_pydantic_describes_what_upstreams_table_leaves_out() -> None:
     assert "$schema" in binding.response_format
 
 
-@pytest.mark.parametrize("handler", [plain_function, print, AsyncCallable, Mock(), lambda: None], ids=repr)
+@pytest.mark.parametrize("handler", [plain_function, print, AsyncCallable, Mock(), lambda: None], ids=shown)
 def test_handlers_without_annotations_have_no_formats(handler: Any) -> None:
     binding = bind("f", handler)
     assert binding.request_format is None
@@ -266,7 +267,7 @@ def with_prefix(prefix: str, order: Order) -> Item: ...  # type: ignore[empty-bo
 @pytest.mark.parametrize(
     ("handler", "request_type"),
     [(AsyncCallable(), Item), (AsyncCallable().method, Item), (functools.partial(with_prefix, "x"), Order)],
-    ids=repr,
+    ids=shown,
 )
 def test_objects_methods_and_partials_are_read_as_the_function_they_call(handler: Any, request_type: Any) -> None:
     """More than upstream, which reads functions and methods only; the table of A.8 is about ``extract_*``."""
@@ -338,13 +339,13 @@ def keywords(data, **kwargs): ...
         (AsyncCallable().plain, ((DATA,), {})),
         (functools.partial(third, other=1), ((DATA,), {"metadata": META})),  # what follows is keyword-only then
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_metadata_is_passed_to_a_second_or_keyword_parameter_of_that_name(handler: Any, expected: Any) -> None:
     assert bind("f", handler).call_args(DATA, META) == expected
 
 
-@pytest.mark.parametrize("handler", [second_with_default, keyword_only], ids=repr)
+@pytest.mark.parametrize("handler", [second_with_default, keyword_only], ids=shown)
 def test_metadata_that_was_not_sent_is_none(handler: Any) -> None:
     args, kwargs = bind("f", handler).call_args(DATA, ABSENT)
     assert [*args[1:], *kwargs.values()] == [None]
@@ -399,7 +400,7 @@ RAW: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("annotation", RAW, ids=repr)
+@pytest.mark.parametrize("annotation", RAW, ids=shown)
 def test_annotations_that_say_nothing_leave_the_payload_as_it_came(annotation: Any) -> None:
     binding = bind("f", accepting(annotation))
     for data in ({"a": {"b": [1, None]}, "_caller_worker_id": "w"}, [1], "text", 5, None):
@@ -423,7 +424,7 @@ def test_validate_false_passes_everything_raw(annotation: Any) -> None:
         iii_helpers.stream.StreamSetInput,
         list[iii_helpers.stream.StreamSetInput],
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_handlers_that_name_upstreams_models_get_upstreams_dict(annotation: Any) -> None:
     """A.10: no upstream handler ever saw such a model; ``Model(**data)`` is the first line of all of them."""
@@ -462,7 +463,7 @@ def test_validate_true_wants_every_annotation_to_be_usable() -> None:
         (int | str, "5", "5"),
         (type(None), None, None),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_payload_arrives_as_its_annotation_says(annotation: Any, data: Any, expected: Any) -> None:
     value = bind("f", accepting(annotation)).call_args(data, ABSENT)[0][0]
@@ -481,7 +482,7 @@ def test_a_payload_arrives_as_its_annotation_says(annotation: Any, data: Any, ex
         (dict[str, bool], {"a": True}),
         (int | None, None),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_jsons_own_types_pass_unchanged(annotation: Any, data: Any) -> None:
     value = bind("f", accepting(annotation)).call_args(data, ABSENT)[0][0]
@@ -516,14 +517,14 @@ def test_an_integer_is_a_number() -> None:
         (Annotated[int, Field(gt=0)], 0),
         (type(None), 0),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_jsons_own_types_are_not_converted(annotation: Any, data: Any) -> None:
     """What the published schema refuses is refused."""
     assert payload_refusal(accepting(annotation), data)
 
 
-@pytest.mark.parametrize("annotation", [Item, dict[str, str | int]], ids=repr)
+@pytest.mark.parametrize("annotation", [Item, dict[str, str | int]], ids=shown)
 def test_the_callers_worker_id_is_taken_out_before_validation(annotation: Any) -> None:
     """§7.2: the engine adds it; ``Item`` forbids extra keys and the other one would keep it."""
     sent = {**ITEM, "_caller_worker_id": "w"}
@@ -612,7 +613,7 @@ class Dog(BaseModel):
         (Annotated[str, Field(pattern="^a$")], SECRET),
         (Annotated[str, Field(max_length=2)], SECRET),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_refusal_quotes_no_value(annotation: Any, data: Any) -> None:
     binding = bind("shop::f", accepting(annotation))
@@ -631,13 +632,13 @@ def test_a_refusal_is_short_however_much_is_wrong() -> None:
 # -- results ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("annotation", [Order, int, list[Item], None, ApiResponse[Item], Item | None], ids=repr)
+@pytest.mark.parametrize("annotation", [Order, int, list[Item], None, ApiResponse[Item], Item | None], ids=shown)
 def test_none_stays_none(annotation: Any) -> None:
     """H-51: a handler that streams its answer returns nothing, whatever it declares."""
     assert bind("f", returning(annotation)).outcome(None) is None
 
 
-@pytest.mark.parametrize("result", [5, "text", True, 0.5, [1], (1, 2), {"a": 1}, Item(sku="a"), object()], ids=repr)
+@pytest.mark.parametrize("result", [5, "text", True, 0.5, [1], (1, 2), {"a": 1}, Item(sku="a"), object()], ids=shown)
 @pytest.mark.parametrize("handler", [plain_function, returning(Any), returning(object), returning(anyio.Event)])
 def test_results_without_an_annotation_to_check_are_left_alone(handler: Any, result: object) -> None:
     assert bind("f", handler).outcome(result) is result
@@ -677,7 +678,7 @@ def test_a_subclass_of_the_declared_model_keeps_its_fields() -> None:
         (float, 5, 5.0),
         (list[str], ("a", "b"), ["a", "b"]),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_result_goes_out_as_its_annotation_says(annotation: Any, result: Any, wire: Any) -> None:
     assert from_json(to_json(bind("f", returning(annotation)).outcome(result))) == wire
@@ -693,7 +694,7 @@ def test_a_result_goes_out_as_its_annotation_says(annotation: Any, result: Any, 
         (Item, Cat(kind="cat"), "sku: Field required"),
         (Item, Item, "result: Input should be a valid dictionary or instance of Item"),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_result_that_its_annotation_forbids_is_refused(annotation: Any, result: Any, expected: str) -> None:
     message = result_refusal(returning(annotation), result)
@@ -762,7 +763,7 @@ def test_a_dict_is_made_the_declared_response() -> None:
         {"status_code": 404},
         {"nested": {"statusCode": 404}},
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_other_dicts_are_left_alone(result: dict[str, Any]) -> None:
     assert bind("f", plain_function).outcome(result) is result
