@@ -85,7 +85,7 @@ def from_json(data: bytes | bytearray | memoryview | str) -> Any:
     Raises:
         DecodeError: Not JSON, not UTF-8, a number no double can hold, or more than 127 levels.
     """
-    if data.__class__ is not bytes:
+    if not isinstance(data, bytes):
         data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
     size = len(data)
     try:

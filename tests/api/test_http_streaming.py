@@ -173,9 +173,9 @@ async def test_posted_items_come_in_order_before_those_that_are_awaited() -> Non
     async with a_worker() as iii:
         channel = await create_channel_async(iii)
         texts: list[str] = []
+        chunks: list[bytes] = []
         channel.reader.on_message(texts.append)
         async with anyio.create_task_group() as group:
-            chunks: list[bytes] = []
 
             async def read() -> None:
                 chunks.extend([chunk async for chunk in channel.reader.stream])
@@ -211,8 +211,8 @@ async def test_what_was_posted_is_written_before_the_worker_ends() -> None:
                 end = type(channel.reader)("", channel.reader_ref, open_channel=reader.open_channel)
                 channel.writer.stream.write(b"x" * 3_000_000)
                 channel.writer.close()
+                size = 0
                 async with anyio.create_task_group() as group:
-                    size = 0
 
                     async def read() -> None:
                         nonlocal size

@@ -1,7 +1,4 @@
-"""Every public name of upstream's 0.25 packages is here, or in a table that says why not (A.1).
-
-``PENDING`` is what is still to come: an entry fails as soon as its name is there. ``DIFFERENT`` is on purpose.
-"""
+"""Every public name of upstream's 0.25 packages is here (A.1). ``DIFFERENT`` is on purpose."""
 
 from __future__ import annotations
 
@@ -45,9 +42,6 @@ OURS = {
 }
 """Upstream's module and ours."""
 
-PENDING_MODULES: dict[str, tuple[str, str]] = {}
-"""Modules of which some name is missing. With the last one present, a module moves to ``OURS``."""
-
 INTERNAL = {
     "iii.channels": "iii.channel shows what is public",
     "iii.format_utils": "iii.utils shows it all",
@@ -75,10 +69,6 @@ INTERNAL = {
     "iii_helpers.observability.telemetry_types": "iii_helpers.observability shows it",
 }
 """Importable, but no documented module (tier T of A.1)."""
-
-AT_ROOT = "there, but the root does not export it yet"
-
-PENDING: dict[str, dict[str, str]] = {}
 
 ELSEWHERE = {"MiddlewareFunctionInput": "iii_anyio.worker_connection_manager"}
 """Where ours is compared while the module that has upstream's name is without it."""
@@ -203,33 +193,17 @@ MODELS = pairs(BaseModel)
 
 def test_each_module_of_upstream_is_in_one_table() -> None:
     there = [ROOT, *modules_of(iii), *modules_of(iii_helpers)]
-    tables = [*OURS, *PENDING_MODULES, *INTERNAL]
+    tables = [*OURS, *INTERNAL]
     assert sorted(tables) == sorted(there)
 
 
 @pytest.mark.parametrize("theirs", OURS)
-def test_each_public_name_is_here_or_pending(theirs: str) -> None:
+def test_each_public_name_is_here(theirs: str) -> None:
     ours = importlib.import_module(OURS[theirs])
     wanted = public_names(importlib.import_module(theirs))
     assert wanted
-    missing = {name for name in wanted if name not in ours.__all__}
-    assert missing == set(PENDING.get(theirs, {})), "what has come is taken out of PENDING"
-    assert all(hasattr(ours, name) for name in set(wanted) - missing)
-
-
-@pytest.mark.parametrize("theirs", PENDING_MODULES)
-def test_a_module_that_is_complete_is_pending_no_more(theirs: str) -> None:
-    ours, _reason = PENDING_MODULES[theirs]
-    try:
-        listed = set(importlib.import_module(ours).__all__)
-    except ModuleNotFoundError:
-        return
-    assert not set(public_names(importlib.import_module(theirs))) <= listed, f"move {theirs} to OURS"
-
-
-def test_pending_names_are_of_upstream() -> None:
-    for module, names in PENDING.items():
-        assert set(names) <= set(public_names(importlib.import_module(module)))
+    assert {name for name in wanted if name not in ours.__all__} == set()
+    assert all(hasattr(ours, name) for name in wanted)
 
 
 def test_the_root_lacks_what_upstreams_tests_forbid_there() -> None:
