@@ -65,7 +65,7 @@ format: $(VENV)/.installed-dev ## format the code and mend what ruff can
 	$(RUN) -m ruff format
 
 docs: $(VENV)/.installed-docs ## the pages, with the reference made from the docstrings, in site/
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --config-file .mkdocs.yml --quiet $(ARGS)
 
 dist: $(VENV)/.installed-dev ## wheel and sdist in dist/, tried in a fresh environment (others: make dist ARGS=python3.13)
 	$(RUN) -m tests.release.build $(or $(ARGS),$(PYTHON))

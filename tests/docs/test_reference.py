@@ -134,10 +134,10 @@ def test_every_page_is_in_the_navigation() -> None:
             for below in entry:
                 yield from pages(below)
 
-    listed = list(pages(YAML(typ="safe").load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]))
+    listed = list(pages(YAML(typ="safe").load((ROOT / ".mkdocs.yml").read_text("utf-8"))["nav"]))
     there = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
     wanted = {page for page in there if not page.startswith(("changes/", "skill/"))}
-    assert sorted(wanted - set(listed)) == [], "add these to the navigation in mkdocs.yml"
+    assert sorted(wanted - set(listed)) == [], "add these to the navigation in .mkdocs.yml"
     assert sorted(set(listed) - wanted) == []
 
 
