@@ -24,7 +24,7 @@ dev: $(VENV)/.installed-all ## the development engine with an example applicatio
 	$(RUN) examples/dev.py $(ARGS)
 
 test: check ## lint, types and every test (one file: make test ARGS=tests/test_layers.py)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest --quiet --numprocesses=auto --dist=worksteal $(ARGS)
 
 browser: $(VENV)/.installed-dev ## the console in a headless Chromium, which is installed where that is possible
 	$(RUN) -m tests.browser.chromium || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
