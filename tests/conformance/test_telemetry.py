@@ -55,7 +55,7 @@ async def test_a_request_through_the_official_sdk_is_one_tree(tmp_path: Path) ->
             roots: list[dict[str, Any]] = []
             async with httpx.AsyncClient(base_url=engine.http_url) as client:
                 while not is_whole(roots):
-                    # Upstream's exporter tries again after seconds, or not at all, when its socket was not open in time.
+                    # Upstream's exporter tries again after seconds, or not at all, when its socket was late.
                     with move_on_after(10):
                         response = await client.get("/first")
                         assert response.json() == "done"
