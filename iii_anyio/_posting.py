@@ -92,15 +92,15 @@ class Posting:
                 await self._items[0][0]()
                 if self._is_last_done():
                     break
-        except Exception as exc:  # noqa: BLE001 - the boundary of writes that nobody waits for
+        except BaseException as exc:
             logger.warning("%s: %d writes were lost: %s", self._name, len(self._items), exc)
             self._drop()
-        except BaseException:
-            self._drop()
-            raise
-        waiting, self._waiting = self._waiting, []
-        for done in waiting:
-            done.set()
+            if not isinstance(exc, Exception):  # the boundary of writes that nobody waits for is theirs only
+                raise
+        finally:
+            waiting, self._waiting = self._waiting, []
+            for done in waiting:
+                done.set()
 
     def _is_last_done(self) -> bool:
         with self._lock:

@@ -15,6 +15,7 @@ from anyio import fail_after
 from iii_anyio import (
     ApiResponse,
     EncodeError,
+    InitOptions,
     ShutdownError,
     StreamRequest,
     StreamResponse,
@@ -260,3 +261,27 @@ async def test_a_reader_that_leaves_shows_in_the_log_and_in_the_next_use(caplog:
         with pytest.raises(anyio.BrokenResourceError):
             await channel.writer.write(b"y")
     assert "writes were lost" in caplog.text
+
+
+async def test_who_waits_behind_posted_items_goes_on_when_their_task_is_cancelled() -> None:
+    """The worker ends while its reader does not read: nobody may wait for ever."""
+    with fail_after(10):
+        async with open_engine(port=None) as engine, open_worker(connector=engine.connector()) as reader:
+            ended = anyio.Event()
+            async with anyio.create_task_group() as group:
+                options = InitOptions(shutdown_timeout=0)
+                async with open_worker(connector=engine.connector(), options=options) as iii:
+                    channel = await create_channel_async(iii, 1)
+                    end = type(channel.reader)("", channel.reader_ref, open_channel=reader.open_channel)
+                    channel.writer.stream.write(bytes(30_000_000))
+                    assert await end.receive()
+
+                    async def follow() -> None:
+                        with pytest.raises((anyio.BrokenResourceError, anyio.ClosedResourceError, ShutdownError)):
+                            await channel.writer.write(b"behind")
+                        ended.set()
+
+                    group.start_soon(follow)
+                    await anyio.wait_all_tasks_blocked()
+                await end.close_async()
+                await ended.wait()
