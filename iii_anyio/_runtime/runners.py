@@ -81,6 +81,12 @@ class Runners(Generic[T]):
             self._is_wanted = True
             self._ask_host()
 
+    def _pass_on(self) -> None:
+        """The leader leads no more."""
+        self._is_led = False
+        if self._ready:
+            self._lead()
+
     def start_wanted(self) -> None:
         """Start the runner that could not be started where it was wanted. In a task."""
         if self._is_wanted:
@@ -100,17 +106,14 @@ class Runners(Generic[T]):
             def waits() -> None:
                 nonlocal is_leading
                 if is_leading:
-                    is_leading = self._is_led = False
-                    if ready:
-                        self._lead()
+                    is_leading = False
+                    self._pass_on()
 
             while ready:
                 await _in_context(run(ready.popleft()), self._context.copy().run, waits)
                 if backend.is_cancelling():
                     if is_leading:
-                        self._is_led = False
-                        if ready:
-                            self._lead()
+                        self._pass_on()
                     return
                 turn -= 1
                 if not turn:
@@ -128,9 +131,7 @@ class Runners(Generic[T]):
                 if slot in self._idle:
                     self._idle.remove(slot)
                 else:  # woken to lead and cancelled at once
-                    self._is_led = False
-                    if ready:
-                        self._lead()
+                    self._pass_on()
                 raise
 
 
