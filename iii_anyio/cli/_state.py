@@ -8,9 +8,9 @@ import typer
 
 from ..state import State
 from ..triggers import StateTrigger
-from ._connection import Json, Url, connected, following, json_argument
+from ._connection import Json, Url, connected, json_argument
 from ._console import Output, execute, reported
-from ._watching import events
+from ._watching import show_events
 
 __all__ = ("state",)
 
@@ -93,13 +93,7 @@ def watch(
     """Print changes as they happen, until Ctrl-C. With --json one event a line."""
 
     async def command(output: Output) -> None:
-        async with (
-            following(url, "state-watch") as iii,
-            events(iii, [StateTrigger(scope=scope, key=key)]) as changes,
-        ):
-            output.note("Watching; Ctrl-C ends it.")
-            async for change in changes:
-                _show(output, change)
+        await show_events(output, url, "state-watch", StateTrigger(scope=scope, key=key), _show)
 
     execute(command, as_json=json)
 

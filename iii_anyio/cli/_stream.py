@@ -12,10 +12,10 @@ import typer
 
 from ..stream import Stream
 from ..triggers import StreamTrigger
-from ._connection import Json, Url, connected, following, json_argument
+from ._connection import Json, Url, connected, json_argument
 from ._console import Output, execute, reported
 from ._errors import usage_errors
-from ._watching import events
+from ._watching import show_events
 
 __all__ = ("stream",)
 
@@ -126,10 +126,7 @@ def watch(
         wanted = StreamTrigger(stream_name=name, group_id=group, item_id=item)
 
     async def command(output: Output) -> None:
-        async with following(url, "stream-watch") as iii, events(iii, [wanted]) as changes:
-            output.note("Watching; Ctrl-C ends it.")
-            async for change in changes:
-                _show(output, change)
+        await show_events(output, url, "stream-watch", wanted, _show)
 
     execute(command, as_json=json)
 

@@ -5,20 +5,23 @@ The function is told to nobody (``internal``), and lives as long as the command.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import anyio
 
+from ._connection import following
+
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream
 
     from ..triggers import TypedTrigger
     from ..worker import Worker
+    from ._console import Output
 
-__all__ = ("events",)
+__all__ = ("events", "show_events")
 
 _BACKLOG: Final = 1000
 """Events that wait to be printed; more wait in the engine, for their handlers do not end."""
@@ -39,3 +42,13 @@ async def events(iii: Worker, triggers: Iterable[TypedTrigger]) -> AsyncGenerato
             iii.register_trigger(trigger, function_id)
         await iii.wait_ready()
         yield receive
+
+
+async def show_events(
+    output: Output, url: str | None, command: str, trigger: TypedTrigger, show: Callable[[Output, dict[str, Any]], None]
+) -> None:
+    """Show each event of a trigger, until Ctrl-C."""
+    async with following(url, command) as iii, events(iii, [trigger]) as fresh:
+        output.note("Watching; Ctrl-C ends it.")
+        async for event in fresh:
+            show(output, event)
