@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ._protocol.calls import new_id
 from ._protocol.codec import from_json, to_json
 from ._protocol.messages import Observe
-from ._requests import effective_namespace
+from ._runtime.calling import effective_namespace
 from ._runtime.observing import ObserverHandle  # noqa: TC001 - public annotations resolve
 from .errors import EncodeError
 from .invocation_context import InvocationContext, current_invocation

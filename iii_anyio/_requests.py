@@ -8,12 +8,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, cast, get_origin
+from typing import Any, Final, cast, get_origin
 
 from pydantic import BaseModel
 
 from ._protocol.messages import ABSENT
+from ._runtime.calling import CallRequest
 from ._runtime.formats import as_format
 from .introspection import RegisterServiceInput
 from .options import RetryPolicy
@@ -22,29 +22,11 @@ from .triggers import TypedTrigger
 
 __all__ = (
     "CallRequest",
-    "effective_namespace",
     "normalise_call",
     "normalise_service",
     "normalise_trigger",
     "normalise_trigger_type",
 )
-
-
-@dataclass(slots=True)
-class CallRequest:
-    """A call as the worker makes it. The payload is the caller's object; the codec dumps models, by alias."""
-
-    function_id: str
-    payload: Any = None
-    action: dict[str, Any] | None = None
-    """As on the wire."""
-    timeout: float | None = None
-    """Seconds; ``None`` is the worker's default."""
-    metadata: Any = ABSENT
-    namespace: str | None = None
-    """Explicit only; the worker's default and the engine's own ids are up to the worker (§4.3)."""
-    dispatch: Literal["auto", "remote"] = "auto"
-    retry: RetryPolicy | None = None
 
 
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -63,9 +45,12 @@ def normalise_call(*args: Any, **kwargs: Any) -> CallRequest:
     """
     if len(args) == 1 and not kwargs and args[0].__class__ is dict:  # most calls, and a fraction of the time
         request: dict[str, Any] = args[0]
-        function_id = request["function_id"]
-        if len(request) == 2 and "payload" in request and function_id.__class__ is str and function_id.strip():
-            return CallRequest(function_id, request["payload"])
+        function_id, timeout_ms = request["function_id"], request.get("timeout_ms")
+        usual = 2 if timeout_ms is None else 3
+        if len(request) == usual and "payload" in request and function_id.__class__ is str and function_id.strip():
+            return CallRequest(
+                function_id, request["payload"], None, None if timeout_ms is None else _seconds(timeout_ms)
+            )
         return _of_mapping(request)
     return _of_arguments(*args, **kwargs)
 
@@ -192,13 +177,6 @@ def _seconds(timeout_ms: Any) -> float | None:
     if not math.isfinite(timeout_ms) or timeout_ms < 0:
         raise ValueError(f"timeout_ms must be positive, or 0 for the worker's default, got {timeout_ms}")
     return timeout_ms / 1000 if timeout_ms else None
-
-
-def effective_namespace(explicit: str | None, function_id: str, own: str | None) -> str | None:
-    """Where a function is looked for: the engine's own live in ``default``, whatever the worker's namespace (§4.3)."""
-    if explicit is not None:
-        return explicit
-    return "default" if function_id.startswith(("engine::", "configuration::")) else own
 
 
 def _namespace(field: str, value: Any) -> str:

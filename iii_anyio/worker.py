@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -22,7 +22,7 @@ from ._discovery import Discovery
 from ._identity import find_project_name, identity, resolve_engine_url, resolve_namespace, worker_name
 from ._observers import Observers
 from ._registering import Registering
-from ._requests import CallRequest, effective_namespace, normalise_call
+from ._requests import CallRequest, normalise_call
 from ._runtime.cleanup import last_words
 from ._runtime.retrying import retry, retry_blocking
 from ._runtime.supervisor import Supervisor
@@ -45,8 +45,14 @@ if TYPE_CHECKING:
 
 __all__ = ("Worker", "WorkerMethods", "open_worker")
 
+Result = TypeVar("Result")
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+
+def _within(call: Callable[[CallRequest], Result], request: CallRequest, left: float) -> Result:
+    """Make a call that has ``left`` seconds."""
+    return call(replace(request, timeout=left))
 
 
 class WorkerMethods(Registering, Observers, Discovery):
@@ -97,12 +103,11 @@ class WorkerMethods(Registering, Observers, Discovery):
         Wire: InvokeFunction → InvocationResult.   Upstream: III.trigger.
         """
         request = normalise_call(*args, **kwargs)
-        call = self._supervisor.caller.call_blocking
+        caller = self._supervisor.caller
         if request.retry is not None:
-            return retry_blocking(
-                request.retry, self._timeout(request), lambda left: call(*self._call(replace(request, timeout=left)))
-            )
-        return call(*self._call(request))
+            timeout = caller.timeout if request.timeout is None else request.timeout
+            return retry_blocking(request.retry, timeout, partial(_within, caller.call_blocking, request))
+        return caller.call_blocking(request)
 
     @overload
     async def trigger_async(
@@ -130,12 +135,13 @@ class WorkerMethods(Registering, Observers, Discovery):
         Wire: InvokeFunction → InvocationResult.   Upstream: III.trigger_async.
         """
         request = normalise_call(*args, **kwargs)
-        call = self._supervisor.caller.call
+        caller = self._supervisor.caller
         if request.retry is not None:
-            return await retry(
-                request.retry, self._timeout(request), lambda left: call(*self._call(replace(request, timeout=left)))
-            )
-        return await call(*self._call(request))
+            timeout = caller.timeout if request.timeout is None else request.timeout
+            return await retry(request.retry, timeout, partial(_within, caller.call, request))
+        call = caller.call(request)
+        del request, args, kwargs  # with the payload
+        return await call
 
     call = trigger
     call_async = trigger_async
@@ -155,9 +161,9 @@ class WorkerMethods(Registering, Observers, Discovery):
         request = normalise_call(function_id, payload, action=TriggerAction.Void())
         caller = self._supervisor.caller
         if caller.is_on_loop():  # where `trigger` refuses to wait for room; there is nothing else to wait for
-            caller.call_here(*self._call(request))
+            caller.call_here(request)
         else:
-            caller.call_blocking(*self._call(request))
+            caller.call_blocking(request)
 
     call_void = trigger_void
 
@@ -193,17 +199,6 @@ class WorkerMethods(Registering, Observers, Discovery):
         Arguments as for ``iii_anyio.remote``.
         """
         return Remote(function_id, input_type, output_type, iii=self, **options)
-
-    def _timeout(self, request: CallRequest) -> float:
-        timeout = request.timeout
-        return self._supervisor.options.invocation_timeout_ms / 1000 if timeout is None else timeout
-
-    def _call(self, request: CallRequest) -> tuple[Any, ...]:
-        timeout = self._timeout(request)
-        namespace = effective_namespace(request.namespace, request.function_id, self._namespace)
-        return (
-            request.function_id, request.payload, request.action, timeout, request.metadata, namespace, request.dispatch
-        )  # fmt: skip
 
     # -- connection ----------------------------------------------------------------------------------------------
 
@@ -358,17 +353,20 @@ async def open_worker(
 
 @asynccontextmanager
 async def run_worker(
-    address: str | None, options: InitOptions | None, connector: Connector | None
+    address: str | None, options: InitOptions | None, connector: Connector | None, *, is_builtin: bool = False
 ) -> AsyncGenerator[tuple[Supervisor, str | None]]:
-    """Run what both faces are made of; yields the supervisor and the worker's namespace."""
+    """Run what both faces are made of; yields the supervisor and the worker's namespace.
+
+    The environment names and places the workers of an application, not those that are part of an engine.
+    """
     options = options if options is not None else InitOptions()
     if not isinstance(options, InitOptions):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"options must be InitOptions, got {type(options).__name__}")
     if address is not None and not isinstance(address, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"address must be a URL, got {type(address).__name__}; options come second")
     url = resolve_engine_url(address)
-    namespace = resolve_namespace(options)
-    with worker_name(options) as name:
+    namespace = options.namespace if is_builtin else resolve_namespace(options)
+    with nullcontext(options.worker_name or "") if is_builtin else worker_name(options) as name:
         has_project = options.telemetry is not None and options.telemetry.project_name is not None
         if connector is not None and has_project and options.otel is False:
             project_name, connect, unmark, telemetry = None, connector, None, None  # nothing that may block

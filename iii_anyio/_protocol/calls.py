@@ -15,21 +15,35 @@ from ..errors import IIIError, InvocationTimeoutError, OfflineQueueFullError
 __all__ = ("Call", "CallTable", "new_id")
 
 _POOL: Final[list[str]] = []
+_MADE: Final = 256
+"""Ids made of one read of the system's random source."""
+_VERSION: Final = bytes(byte & 0x0F | 0x40 for byte in range(256))
+_VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))
+_DIGITS: Final = (*range(8), *range(9, 13), *range(14, 18), *range(19, 23), *range(24, 36))
+"""Where the digits of a UUID are, hyphens counted."""
 
 
 def new_id() -> str:
-    """Return a fresh canonical UUIDv4 (§4.2). Many come from one read of the system's random source."""
+    """Return a fresh canonical UUIDv4 (§4.2). Many are made at once, a quarter of the time of one by one."""
     try:
         return _POOL.pop()
     except IndexError:
-        digits = os.urandom(16 * 256).hex()
-        pool = [
-            f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:]}"
-            for h in (digits[i : i + 32] for i in range(0, len(digits), 32))
-        ]
+        pool = _new_ids()
         last = pool.pop()
         _POOL.extend(pool)
         return last
+
+
+def _new_ids() -> list[str]:
+    octets = bytearray(os.urandom(16 * _MADE))
+    octets[6::16] = octets[6::16].translate(_VERSION)
+    octets[8::16] = octets[8::16].translate(_VARIANT)
+    digits = octets.hex().encode()
+    lines = bytearray(b"-") * (37 * _MADE)
+    for index, place in enumerate(_DIGITS):  # this digit of all of them
+        lines[place::37] = digits[index::32]
+    lines[36::37] = b"\n" * _MADE
+    return lines.decode().split()
 
 
 if hasattr(os, "register_at_fork"):
@@ -138,6 +152,8 @@ class CallTable:
                 None,
                 call.invocation_id,
             )
+        if len(call.text) < 2048:
+            call.text = bytes(memoryview(call.text))  # what orjson returns keeps the 4 KiB buffer it was written in
         self._queued[call] = None
 
     def requeue(self, calls: list[Call]) -> None:

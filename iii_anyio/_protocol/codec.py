@@ -11,14 +11,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ..errors import MAX_MESSAGE_BYTES, DecodeError, EncodeError, payload_too_large
 from .fields import ERROR, FIELDS, Field, is_error_body, is_text, wrong
 from .jsontext import from_json, to_json
 from .messages import ABSENT, InvocationResult, InvokeFunction, Message, Unknown
 
-__all__ = ("canonical_uuid", "decode", "encode", "encode_reports", "from_json", "is_error_body", "is_uuid", "to_json")
+__all__ = (
+    "canonical_uuid",
+    "decode",
+    "encode",
+    "encode_call",
+    "encode_reports",
+    "from_json",
+    "is_error_body",
+    "is_uuid",
+    "parse",
+    "read",
+    "to_json",
+)
 
 
 def encode(message: Message) -> bytes:
@@ -48,22 +60,41 @@ def encode(message: Message) -> bytes:
     return text
 
 
+def encode_call(function_id: str, data: Any, invocation_id: str) -> bytes:
+    """Write an ``InvokeFunction`` of these fields only, as most are, without making one. Raises as ``encode``."""
+    fields = {"type": "invokefunction", "function_id": function_id, "data": data, "invocation_id": invocation_id}
+    text = to_json(fields, data is None)
+    if len(text) > MAX_MESSAGE_BYTES:
+        raise payload_too_large(len(text), function_id, invocation_id)
+    return text
+
+
 def decode(text: bytes | bytearray | memoryview) -> Message:
     """Read one message. Fields of the wire that its class does not have are kept in ``extra``.
 
     Raises:
         DecodeError: No JSON object with a ``type``, a field missing or of a wrong type, or more than 127 levels.
     """
+    return read(parse(text))
+
+
+def parse(text: bytes | bytearray | memoryview) -> dict[str, Any]:
+    """The fields of a message, the first half of ``decode``."""
     fields: Any = from_json(text)
     if fields.__class__ is not dict:
         raise DecodeError("not a message: JSON, but no object")
-    kind: Any = fields.pop("type", None)
+    if fields.get("type").__class__ is not str:
+        raise DecodeError("not a message: it has no type")
+    return cast("dict[str, Any]", fields)
+
+
+def read(fields: dict[str, Any]) -> Message:
+    """The message of these fields, the second half of ``decode``. Takes the fields out."""
+    kind: str = fields.pop("type")
     if kind == "invokefunction":
         return _read_invoke(fields)
     if kind == "invocationresult":
         return _read_result(fields)
-    if not isinstance(kind, str):
-        raise DecodeError("not a message: it has no type")
     cls = _CLASSES.get(kind)
     return Unknown(kind, fields) if cls is None else _read(cls, fields)
 

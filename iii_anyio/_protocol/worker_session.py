@@ -35,7 +35,7 @@ from ..errors import (
     TriggerRegistrationError,
 )
 from .calls import Call, CallTable, new_id
-from .codec import decode, encode
+from .codec import encode, parse, read
 from .messages import (
     ABSENT,
     ErrorMessage,
@@ -195,17 +195,18 @@ class WorkerSession:
         items, self._outgoing, self.outgoing_bytes = self._outgoing, [], 0
         texts: list[bytes] = []
         for item in items:
-            if isinstance(item, bytes):
-                texts.append(item)
+            if isinstance(item, Call):
+                if not item.is_done:  # a call whose caller gave up is never sent
+                    texts.append(item.text)
+                    item.is_sent = True
+                    if item.invocation_id is None:
+                        item.end()
+                    else:
+                        item.text = b""
             elif isinstance(item, Keepsake):
                 texts.append(item.text)
-            elif not item.is_done:  # a call whose caller gave up is never sent
-                texts.append(item.text)
-                item.is_sent = True
-                if item.invocation_id is None:
-                    item.end()
-                else:
-                    item.text = b""
+            else:
+                texts.append(item)
         return texts
 
     def submit(self, call: Call, now: float) -> None:
@@ -215,11 +216,11 @@ class WorkerSession:
             RegistrationRejectedError: The engine has refused this worker (P-17).
             OfflineQueueFullError: There is no link, and too many calls wait for one.
         """
-        if self.fatal is not None:
-            raise self.fatal
         if self.phase is _JOINED:
             self._outgoing.append(call)
             self.outgoing_bytes += len(call.text)
+        elif self.fatal is not None:
+            raise self.fatal
         else:
             self.calls.queue(call)
         self.calls.open(call, now)
@@ -375,7 +376,10 @@ class WorkerSession:
         Raises:
             DecodeError: Not a message; the caller logs it and reads on (P-10).
         """
-        message = decode(text)
+        fields = parse(text)
+        if len(fields) == 4 and self._take_result(fields):
+            return None
+        message = read(fields)
         if isinstance(message, InvocationResult):
             error = None
             if message.error is not ABSENT:
@@ -417,6 +421,17 @@ class WorkerSession:
         if isinstance(message, Ping):
             self.send(Pong())
         return None
+
+    def _take_result(self, fields: dict[str, Any]) -> bool:
+        """End a call by a result that has nothing but the result, as most of what comes to a caller."""
+        invocation_id: Any = fields.get("invocation_id")
+        if (
+            fields["type"] != "invocationresult" or "result" not in fields
+            or invocation_id.__class__ is not str or fields.get("function_id").__class__ is not str
+        ):  # fmt: skip
+            return False
+        self.calls.settle(invocation_id, fields["result"], None)
+        return True
 
     def _rejected(self, message: RegistrationRejected) -> None:
         error = RegistrationRejectedError(

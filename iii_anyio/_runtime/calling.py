@@ -12,16 +12,18 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
 from .._protocol.calls import Call, new_id
-from .._protocol.codec import encode
+from .._protocol.codec import encode, encode_call
 from .._protocol.messages import ABSENT, InvokeFunction
 from .._wire.backend import Backend, Slot, backend_of
 from ..errors import IIIError, InvocationError, InvocationTimeoutError, ShutdownError, WorkerStateError
+from ..options import RetryPolicy
 from .context import Invocation, current, lineage
 from .invoke import is_handler_thread
 from .local import LocalCall, local_function, make_local
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from .instrument import Instrument
     from .outbox import Outbox
 
-__all__ = ("Caller",)
+__all__ = ("CallRequest", "Caller", "effective_namespace")
 
 logger: Final = logging.getLogger("iii_anyio")
 
@@ -54,10 +56,50 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-class Caller:
-    """Opens calls and waits for them, from any thread."""
+@dataclass(slots=True)
+class CallRequest:
+    """A call as it is wanted. The payload is the caller's object; the codec dumps models, by alias."""
 
-    def __init__(self, owner: object, session: WorkerSession, outbox: Outbox, dispatcher: Dispatcher) -> None:
+    function_id: str
+    payload: Any = None
+    action: dict[str, Any] | None = None
+    """As on the wire."""
+    timeout: float | None = None
+    """Seconds; ``None`` is the worker's default."""
+    metadata: Any = ABSENT
+    namespace: str | None = None
+    """Explicit only; the worker's default and the engine's own ids are up to the caller (§4.3)."""
+    dispatch: Literal["auto", "remote"] = "auto"
+    retry: RetryPolicy | None = None
+    activation: dict[str, Any] | None = None
+    """The observer whose target this calls (§16.7)."""
+
+
+def effective_namespace(explicit: str | None, function_id: str, own: str | None) -> str | None:
+    """Where a function is looked for: the engine's own live in ``default``, whatever the worker's namespace (§4.3)."""
+    if explicit is not None:
+        return explicit
+    return "default" if function_id.startswith(("engine::", "configuration::")) else own
+
+
+class Caller:
+    """Opens calls and waits for them, from any thread.
+
+    Args:
+        owner: The worker, as handlers' contexts know it.
+        session: Takes the calls.
+        outbox: Is told that there is something to write.
+        dispatcher: Runs calls that stay in this process.
+        timeout: Seconds, for calls that name none.
+        namespace: For calls that name none.
+    """
+
+    def __init__(
+        self, owner: object, session: WorkerSession, outbox: Outbox, dispatcher: Dispatcher, timeout: float,
+        namespace: str | None,
+    ) -> None:  # fmt: skip
+        self.timeout: float = timeout
+        self._namespace = namespace
         self._owner = owner
         self._session = session
         self._outbox = outbox
@@ -108,32 +150,52 @@ class Caller:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    def _make(
-        self, function_id: str, payload: Any, action: dict[str, Any] | None, timeout: float | None, metadata: Any,
-        namespace: str | None, dispatch: str, activation: dict[str, Any] | None,
-    ) -> Call:  # fmt: skip
+    def _make(self, request: CallRequest) -> Call:
         if self.is_closed or self._forks != _forks:
             self.check_usable()
-        if dispatch == "auto" and function_id in self._functions:
+        function_id, timeout, action = request.function_id, request.timeout, request.action
+        if timeout is None:
+            timeout = self.timeout
+        namespace = effective_namespace(request.namespace, function_id, self._namespace)
+        if request.activation is not None:  # the engine knows where the target is, by the observer (§16.7)
+            namespace = None
+        if function_id in self._functions and request.dispatch == "auto":
             function = local_function(self._session, function_id, action, namespace)
             if function is not None:
-                local = make_local(self._session, function, payload, action, timeout, metadata)
+                local = make_local(self._session, function, request.payload, action, timeout, request.metadata)
                 if self.instrument is not None:
                     local.message.traceparent, local.message.baggage = self.instrument.outgoing()
                 return local
+        invocation = current.get()
+        if (
+            invocation is None
+            and action is None
+            and namespace is None
+            and request.metadata is ABSENT
+            and self.instrument is None
+            and request.activation is None
+        ):
+            invocation_id = new_id()
+            return Call(function_id, invocation_id, encode_call(function_id, request.payload, invocation_id), timeout)
+        return self._make_from(request, invocation, namespace, timeout)
+
+    def _make_from(
+        self, request: CallRequest, invocation: Invocation | None, namespace: str | None, timeout: float
+    ) -> Call:
+        function_id, action = request.function_id, request.action
         is_void = action is not None and action["type"] == "void"
         invocation_id = None if is_void else new_id()
-        invocation = current.get()
         traceparent = baggage = None
         if self.instrument is not None:
             traceparent, baggage = self.instrument.outgoing()
         elif invocation is not None:
             traceparent, baggage = invocation.traceparent, invocation.baggage
-        message = InvokeFunction(function_id, payload, invocation_id, metadata, traceparent, baggage, action, namespace)
+        message = InvokeFunction(
+            function_id, request.payload, invocation_id, request.metadata, traceparent, baggage, action, namespace
+        )
         if invocation is not None and self._session.knows_observers:
             message.caller, message.observe_depth = lineage(invocation), invocation.observe_depth or None
-        if activation is not None:
-            message.activation = activation
+        message.activation = request.activation
         return Call(function_id, invocation_id, encode(message), timeout)
 
     def _submit(self, call: Call) -> None:
@@ -162,13 +224,10 @@ class Caller:
             if call.invocation_id is None:
                 logger.error("a void call of %r was not sent: %s", call.function_id, exc)
 
-    async def call(
-        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
-        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
-        activation: dict[str, Any] | None = None,
-    ) -> Any:  # fmt: skip
+    async def call(self, request: CallRequest) -> Any:
         """Make a call and wait for what it comes to, on any loop."""
-        call = self._make(function_id, payload, action, timeout, metadata, namespace, dispatch, activation)
+        call = self._make(request)
+        del request  # whoever waits holds on to no payload, which may be of 64 MiB
         if not self.backend.is_here():
             return await self._call_from_foreign_loop(call)
         if call.invocation_id is None:
@@ -208,12 +267,9 @@ class Caller:
             if not invocation.waiting:
                 self._dispatcher.lend(-1)
 
-    def call_here(
-        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
-        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
-    ) -> None:  # fmt: skip
+    def call_here(self, request: CallRequest) -> None:
         """Make a void call on the loop's own thread, without waiting even for room."""
-        self._submit_foreign(self._make(function_id, payload, action, timeout, metadata, namespace, dispatch, None))
+        self._submit_foreign(self._make(request))
 
     async def _wait_room(self, call: Call) -> None:
         with anyio.move_on_after(call.timeout) as scope:
@@ -262,11 +318,7 @@ class Caller:
                 mailbox = self._foreign.setdefault(loop, Mailbox())
         return mailbox
 
-    def call_blocking(
-        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
-        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
-        activation: dict[str, Any] | None = None,
-    ) -> Any:  # fmt: skip
+    def call_blocking(self, request: CallRequest) -> Any:
         """Make a call and block this thread until it has ended."""
         self.check_usable()
         if self.is_on_loop():
@@ -274,7 +326,8 @@ class Caller:
                 "trigger() would block the event loop it needs; use 'await trigger_async(...)' here, "
                 "or call it from a sync handler or another thread"
             )
-        call = self._make(function_id, payload, action, timeout, metadata, namespace, dispatch, activation)
+        call = self._make(request)
+        del request
         answered = threading.Lock()
         answered.acquire()  # released by the answer
         if call.invocation_id is None:

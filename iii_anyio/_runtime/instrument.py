@@ -10,8 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._protocol.messages import ABSENT
-from .calling import Caller
+from .calling import Caller, CallRequest, effective_namespace
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -76,39 +75,34 @@ class TracedCaller(Caller):
     """A caller whose calls an instrument sees."""
 
     def __init__(
-        self, owner: object, session: WorkerSession, outbox: Outbox, dispatcher: Dispatcher, instrument: Instrument
-    ) -> None:
-        super().__init__(owner, session, outbox, dispatcher)
+        self, owner: object, session: WorkerSession, outbox: Outbox, dispatcher: Dispatcher, timeout: float,
+        namespace: str | None, instrument: Instrument,
+    ) -> None:  # fmt: skip
+        super().__init__(owner, session, outbox, dispatcher, timeout, namespace)
         self.instrument = self._instrument = instrument
 
-    async def call(
-        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
-        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
-        activation: dict[str, Any] | None = None,
-    ) -> Any:  # fmt: skip
+    def _span(self, request: CallRequest) -> AbstractContextManager[object] | None:
+        namespace = request.namespace
+        if request.activation is None:
+            namespace = effective_namespace(namespace, request.function_id, self._namespace)
+        return self._instrument.calling(request.function_id, request.action, namespace)
+
+    async def call(self, request: CallRequest) -> Any:
         """See ``Caller.call``."""
-        span = self._instrument.calling(function_id, action, namespace)
-        call = super().call(function_id, payload, action, timeout, metadata, namespace, dispatch, activation)
+        span = self._span(request)
+        call = super().call(request)
+        del request
         if span is None:
             return await call
         with span:
             return await call
 
-    def call_here(
-        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
-        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
-    ) -> None:  # fmt: skip
+    def call_here(self, request: CallRequest) -> None:
         """See ``Caller.call_here``."""
-        with self._instrument.calling(function_id, action, namespace) or nullcontext():
-            super().call_here(function_id, payload, action, timeout, metadata, namespace, dispatch)
+        with self._span(request) or nullcontext():
+            super().call_here(request)
 
-    def call_blocking(
-        self, function_id: str, payload: Any, action: dict[str, Any] | None = None, timeout: float | None = None,
-        metadata: Any = ABSENT, namespace: str | None = None, dispatch: str = "auto",
-        activation: dict[str, Any] | None = None,
-    ) -> Any:  # fmt: skip
+    def call_blocking(self, request: CallRequest) -> Any:
         """See ``Caller.call_blocking``."""
-        with self._instrument.calling(function_id, action, namespace) or nullcontext():
-            return super().call_blocking(
-                function_id, payload, action, timeout, metadata, namespace, dispatch, activation
-            )  # fmt: skip
+        with self._span(request) or nullcontext():
+            return super().call_blocking(request)

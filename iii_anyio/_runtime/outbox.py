@@ -40,11 +40,12 @@ class Outbox:
         With ``is_alone`` nothing else is about to come, so it is written at once if the wire allows it. Otherwise the
         writer's turn comes when all that is running now has run, and what has come together by then is one write.
         """
-        if self._writer is None or not self._session.has_outgoing:
+        writer = self._writer
+        if writer is None or not self._session.has_outgoing:
             return
         if is_alone and self._session.outgoing_bytes <= SMALL and self._write_now():
             return
-        writer, self._writer = self._writer, None
+        self._writer = None
         writer.wake()
 
     async def take(self, write_now: Callable[[], bool]) -> list[bytes]:

@@ -23,6 +23,7 @@ from .._protocol.codec import encode
 from .._protocol.messages import ABSENT, FunctionRegistered, ObserverAdded, ObserverRemoved, RegistrationRejected
 from .._protocol.owning import Ack, Hook, ObservedFunction, ObserverRecord
 from ..errors import InvocationError, ObserveRejection
+from .calling import CallRequest
 from .context import Invocation, current, lineage
 
 if TYPE_CHECKING:
@@ -153,12 +154,12 @@ class Observer:
             WorkerStateError: On the worker's event loop thread.
         """
         self._check_call(payload)
-        return self._owning.caller.call_blocking(*self._call(payload, timeout_ms))
+        return self._owning.caller.call_blocking(self._call(payload, timeout_ms))
 
     async def call_async(self, payload: Any, *, timeout_ms: int | None = None) -> Any:
         """Do what ``call`` does and wait for it, on any loop."""
         self._check_call(payload)
-        return await self._owning.caller.call(*self._call(payload, timeout_ms))
+        return await self._owning.caller.call(self._call(payload, timeout_ms))
 
     def reject(self, code: str, message: str) -> None:
         """Refuse it after all: no event reaches it any more, and its worker is told why.
@@ -191,12 +192,10 @@ class Observer:
             text = f"the filters of observer {self.id} do not match this payload"
             raise InvocationError("FILTERS_NOT_MATCHED", text, self.function_id)
 
-    def _call(self, payload: Any, timeout_ms: int | None) -> tuple[Any, ...]:
-        timeout = None if timeout_ms is None else timeout_ms / 1000
-        if not timeout:
-            timeout = self._owning.default_timeout
-        # No namespace: the engine knows where the target is, by the observer (§16.7).
-        return self.target, payload, None, timeout, ABSENT, None, "remote", {"observer_id": self.id}
+    def _call(self, payload: Any, timeout_ms: int | None) -> CallRequest:
+        timeout = timeout_ms / 1000 if timeout_ms else None
+        activation = {"observer_id": self.id}
+        return CallRequest(self.target, payload, timeout=timeout, dispatch="remote", activation=activation)
 
     def _document(self, event: Any, invocation: Invocation | None) -> dict[str, Any]:
         """What filters see of an event. Its caller: of this handler; another handler; else this worker (§16.7)."""
@@ -221,12 +220,10 @@ class Owning:
         dispatcher: Dispatcher,
         caller: Caller,
         reports: Reports,
-        default_timeout: float,
     ) -> None:
         self.session = session
         self.caller = caller
         self.reports = reports
-        self.default_timeout = default_timeout
         self._outbox = outbox
         self._dispatcher = dispatcher
         self._working: set[ObservedFunction] = set()

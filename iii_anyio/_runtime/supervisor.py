@@ -76,7 +76,7 @@ class Supervisor:
         self.outbox: Outbox = Outbox(self.session)
         self.dispatcher: Dispatcher = Dispatcher(self, self.session, self.outbox, options.limits)
         self.dispatcher.instrument = instrument
-        self.caller: Caller = self._make_caller(instrument)
+        self.caller: Caller = self._make_caller(instrument, identity.get("namespace"))
         self.services: list[Service] = []
         """Run beside the worker; to be filled before ``run``."""
         self.loop_watch: LoopWatch | None = None
@@ -88,7 +88,6 @@ class Supervisor:
             self.dispatcher,
             self.caller,
             self.reports,
-            options.invocation_timeout_ms / 1000,
         )
         self.observing: Observing = Observing(self.session, self.outbox, self.dispatcher, self.caller)
         self.session.settled = self._settled
@@ -125,12 +124,13 @@ class Supervisor:
         self._failure: IIIError | None = None
         self._at_end: list[Callable[[], None]] = []
 
-    def _make_caller(self, instrument: Instrument | None) -> Caller:
+    def _make_caller(self, instrument: Instrument | None, namespace: str | None) -> Caller:
+        timeout = self.options.invocation_timeout_ms / 1000
         if instrument is None:
-            return Caller(self, self.session, self.outbox, self.dispatcher)
+            return Caller(self, self.session, self.outbox, self.dispatcher, timeout, namespace)
         from .instrument import TracedCaller
 
-        return TracedCaller(self, self.session, self.outbox, self.dispatcher, instrument)
+        return TracedCaller(self, self.session, self.outbox, self.dispatcher, timeout, namespace, instrument)
 
     # -- lifetime ------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class Slot(Protocol):
         """End the wait, past or future. Again, or after a cancelled wait, changes nothing."""
         ...
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[None]:
         """Wait for ``wake``. A wait that is over before it began does not let other tasks run."""
         ...
 
@@ -97,8 +97,8 @@ def _futures(loop: Any) -> Backend:
             if not self._future.done():
                 self._future.set_result(None)
 
-        async def wait(self) -> None:
-            await self._future
+        def wait(self) -> Awaitable[None]:
+            return self._future  # type: ignore[no-any-return]  # a coroutine of our own would be one more to step through
 
     class Asyncio:
         name: Literal["asyncio", "trio"] = "asyncio"
