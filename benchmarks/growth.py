@@ -8,18 +8,28 @@ Linear or flat is what is wanted; ``run.py`` plots it.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import statistics
 import subprocess
-import sys
+import sysconfig
 import time
 import tracemalloc
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from iii_anyio import InitOptions, Limits, open_worker
 
+from . import large
 from ._scripted import ScriptedEngine
 from .end_to_end import Case, measure_one, standin
 
@@ -113,6 +123,23 @@ async def _pending(count: int) -> float:
         return size
 
 
+async def _waiting(count: int) -> float:
+    """Bytes of a task that waits for nothing: the part of a pending call's that is not ours."""
+    size = 0.0
+    async with anyio.create_task_group() as group:
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(count):
+            group.start_soon(anyio.sleep_forever)
+        await anyio.wait_all_tasks_blocked()
+        gc.collect()
+        size = (tracemalloc.get_traced_memory()[0] - before) / count
+        tracemalloc.stop()
+        group.cancel_scope.cancel()
+    return size
+
+
 async def _idle(count: int) -> float:
     """Bytes of a worker that does nothing, its end of the script included."""
     size = 0.0
@@ -141,28 +168,64 @@ def memory() -> dict[str, float]:
     """Bytes, as Python counts them: buffers of the system are not in it."""
     return {
         "pending call (its task included)": anyio.run(_pending, 10_000),
+        "task that only sleeps, beside it": anyio.run(_waiting, 10_000),
         "registered function": anyio.run(_serving, 5_000)[1],
         "idle worker": anyio.run(_idle, 50),
     }
 
 
+def required(name: str) -> dict[str, Distribution]:
+    """A distribution and what it asks for, extras left out."""
+    found: dict[str, Distribution] = {}
+    todo = [name]
+    for wanted in todo:  # grows while it is read
+        if canonicalize_name(wanted) not in found:
+            found[canonicalize_name(wanted)] = known = distribution(wanted)
+            asked = map(Requirement, known.requires or ())
+            todo += [entry.name for entry in asked if entry.marker is None or entry.marker.evaluate({"extra": ""})]
+    return found
+
+
+@contextmanager
+def clean(name: str) -> Iterator[str]:
+    """A Python with nothing but one SDK installed; yields its path.
+
+    httpx imports rich, click, pygments and trio where they are installed, so all that the SDKs do not ask for is left
+    out, the same way for both.
+    """
+    with TemporaryDirectory() as folder:
+        venv.create(folder, symlinks=True)
+        where = {"base": folder, "platbase": folder}
+        packages = Path(sysconfig.get_path("purelib", "venv", where))
+        for known in required(name).values():
+            for path in known.files or ():
+                if path.parts[0] != ".." and path.suffix != ".pth":  # commands, and editable installs
+                    (packages / path).parent.mkdir(parents=True, exist_ok=True)
+                    (packages / path).symlink_to(path.locate())
+        (packages / "here.pth").write_text(f"{Path(__file__).parents[1]}\n")
+        yield str(Path(sysconfig.get_path("scripts", "venv", where), "python"))
+
+
 def imports() -> dict[str, float]:
-    """Seconds to import, the median of five, and megabytes resident after connecting."""
+    """Seconds to import, and megabytes resident after connecting and one call; medians, both in clean environments."""
     found: dict[str, float] = {}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    took: dict[str, list[float]] = {"iii_anyio": [], "iii": []}
-    for _ in range(6):
-        for name, several in took.items():
-            code = f"import time; t = time.process_time(); import {name}; print(time.process_time() - t)"
-            output = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
-            several.append(float(output))
-    for name, several in took.items():
-        found[f"CPU of import {name}, s"] = statistics.median(several[1:])  # the first may compile
-    with standin() as url:
-        for kind, name in (("asyncio", "iii_anyio"), ("iii-sdk", "iii-sdk")):
-            report = measure_one(Case("", "caller", 1, 1, 10, ()), kind, url, None)
-            assert report is not None
-            found[f"RSS of {name} after connecting, MB"] = report["rss_mb"]
+    environment["OTEL_ENABLED"] = "false"
+    sdks = {"iii-anyio": ("iii_anyio", "asyncio"), "iii-sdk": ("iii", "iii-sdk")}
+    with clean("iii-anyio") as ours, clean("iii-sdk") as theirs, standin() as url:
+        took: dict[str, list[float]] = {name: [] for name in sdks}
+        resident: dict[str, list[float]] = {name: [] for name in sdks}
+        for _ in range(6):
+            for (name, (module, kind)), python in zip(sdks.items(), (ours, theirs), strict=True):
+                code = f"import time; t = time.process_time(); import {module}; print(time.process_time() - t)"
+                took[name].append(float(subprocess.check_output([python, "-c", code], text=True, env=environment)))
+                peer = [python, "-m", "benchmarks.peer", "caller", kind, url, "1", "1", "10"]
+                report = json.loads(subprocess.check_output(peer, text=True, env=environment).splitlines()[-1])
+                resident[name].append(report["rss_mb"])
+    for name, (module, _) in sdks.items():
+        found[f"CPU of import {module}, s"] = statistics.median(took[name][1:])  # the first may compile
+    for name in sdks:
+        found[f"RSS of {name} after connecting, MB"] = statistics.median(resident[name][1:])
     return found
 
 
@@ -175,7 +238,28 @@ def measure() -> dict[str, Any]:
             "threads": cpu_by_threads(url),
         }
     curves["registered functions"], sizes = by_functions()
-    return {"cpu_us": curves, "bytes per function": sizes, "bytes": memory(), "imports": imports()}
+    return {
+        "cpu_us": curves,
+        "bytes per function": sizes,
+        "bytes": memory(),
+        "imports": imports(),
+        "copies": large.measure(),
+    }
+
+
+def verdicts(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The targets for memory and import, as ``end_to_end.Target.verdict`` has them."""
+    imported, most = found["imports"], [value for kinds in found["copies"].values() for value in kinds.values()]
+    rows = [
+        ("import", "CPU ≤ 0.25 s", 0.25, imported["CPU of import iii_anyio, s"]),
+        ("connected", "RSS ≤ 45 MB, nothing else installed", 45, imported["RSS of iii-anyio after connecting, MB"]),
+    ]
+    if most:
+        rows.append(("60 MiB", "at most 3 copies in memory", 3, round(max(most), 1)))
+    return [
+        {"case": case, "target": target, "bound": bound, "value": round(value, 2), "is_met": value <= bound}
+        for case, target, bound, value in rows
+    ]
 
 
 def show(found: dict[str, Any]) -> None:
@@ -189,6 +273,7 @@ def show(found: dict[str, Any]) -> None:
         print(f"{name:40} {value:10,.0f} bytes")
     for name, value in found["imports"].items():
         print(f"{name:40} {value:10.3f}")
+    large.show(found["copies"])
 
 
 if __name__ == "__main__":

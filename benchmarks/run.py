@@ -13,12 +13,13 @@ import json
 import os
 import platform
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import channel, codec, dispatch, end_to_end, framing, growth, portal, session
+from . import channel, codec, dispatch, end_to_end, framing, growth, portal, session, telemetry
 from ._timing import Row, show
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,7 +56,10 @@ def write(name: str, found: Any) -> None:
 
 
 def tables(
-    figures: dict[str, dict[str, end_to_end.Report]], verdicts: list[dict[str, Any]], grown: dict[str, Any]
+    figures: dict[str, dict[str, end_to_end.Report]],
+    traced: telemetry.Found,
+    verdicts: list[dict[str, Any]],
+    grown: dict[str, Any],
 ) -> str:
     """The figures of ``docs/performance.md``."""
     where = environment()
@@ -70,6 +74,7 @@ def tables(
             f"{found[kind]['rate']:,.0f}/s, {found[kind]['cpu_us']:,.1f} µs" if kind in found else "" for kind in kinds
         ]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    lines += ["", *telemetry.table(traced)]
     lines += ["", "| target | bound | measured | |", "|---|---:|---:|---|"]
     for verdict in verdicts:
         mark = "met" if verdict["is_met"] else "**missed**"
@@ -79,6 +84,9 @@ def tables(
     lines += ["", "| | |", "|---|---:|"]
     lines += [f"| memory of a {name} | {value:,.0f} bytes |" for name, value in grown["bytes"].items()]
     lines += [f"| {name} | {value:.2f} |" for name, value in grown["imports"].items()]
+    for name, kinds in grown["copies"].items():
+        most = ", ".join(f"{kind} {value:.1f}" for kind, value in kinds.items())
+        lines.append(f"| copies in memory of 60 MiB {name} | {most} |")
     return "\n".join(lines)
 
 
@@ -122,13 +130,17 @@ def main() -> None:
         rows: list[Row] = [row for layer in LAYERS for row in layer.measure()]
         print()
         show(rows)
+        traced = telemetry.measure(1 if options.quick else options.repeats)
+        telemetry.show(traced)
         if not options.quick:
             grown = growth.measure()
             growth.show(grown)
+            verdicts += growth.verdicts(grown)
             write("layers", [row.as_json() for row in rows])
             write("growth", grown)
             write("end_to_end", {"figures": figures, "targets": verdicts})
-            publish(tables(figures, verdicts, grown))
+            write("telemetry", {**asdict(traced), "targets": telemetry.verdicts(traced)})
+            publish(tables(figures, traced, verdicts + telemetry.verdicts(traced), grown))
             from .plots import draw
 
             draw(figures, grown)

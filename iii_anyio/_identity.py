@@ -6,7 +6,6 @@ import os
 import platform
 import socket
 import threading
-import tomllib
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,7 +103,10 @@ def find_project_name() -> str | None:
     except OSError:  # the directory has been removed
         return None
     try:
-        name = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8")).get("project", {}).get("name")
+        text = (here / "pyproject.toml").read_text(encoding="utf-8")
+        import tomllib  # late: most workers run where there is no such file
+
+        name = tomllib.loads(text).get("project", {}).get("name")
     except (OSError, ValueError, AttributeError):
         name = None
     return name if isinstance(name, str) and name else _clean(here.name) or None

@@ -39,6 +39,8 @@ class StreamChannelRef(BaseModel):
         direction: What the receiver does.
     """
 
+    # No `defer_build`, unlike the package's other models: for the first model of all pydantic looks for plugins, which
+    # reads files, and that is not for an event loop.
     # A handler's model with a field of this type is given the live end that arrives in its place.
     model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
 

@@ -34,7 +34,6 @@ from ._requests import normalise_service, normalise_trigger, normalise_trigger_t
 from ._runtime.binding import Binding, bind
 from ._runtime.dispatch import Function
 from ._runtime.formats import as_format
-from ._runtime.processes import in_process
 from ._runtime.wrapping import Middleware, check_middleware, wrap
 from .filter import compile_observers_filter
 from .functions import FunctionOptions, FunctionRef, RegisterFunctionFormat
@@ -152,6 +151,8 @@ class Registering(Decorators):
                 hints=self._hints,
             )
             if execution == "process":
+                from ._runtime.processes import in_process  # late: few workers have such functions
+
                 binding = in_process(binding, supervisor.dispatcher.processes, supervisor.dispatcher.instrument)
         for entry in middleware:
             check_middleware(entry)

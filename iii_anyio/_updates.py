@@ -41,7 +41,7 @@ def _is_absent(path: MergePath | None) -> bool:
 
 class _Op(BaseModel):
     # Upstream's operations are taken too, by their attributes.
-    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True, from_attributes=True)
 
 
 class UpdateSet(_Op):
@@ -133,7 +133,7 @@ UpdateOp: TypeAlias = Annotated[
 """One of them, told apart by ``type``. Upstream takes the first that fits: a merge becomes an append (A.25, 20)."""
 
 
-class UpdateOpError(BaseModel):
+class UpdateOpError(BaseModel, defer_build=True):
     """An operation that was not applied; the others were (UO-7).
 
     Attributes:
@@ -149,7 +149,7 @@ class UpdateOpError(BaseModel):
     doc_url: str | None = None
 
 
-_ops: Final[TypeAdapter[list[UpdateOp]]] = TypeAdapter(list[UpdateOp])
+_ops: Final[TypeAdapter[list[UpdateOp]]] = TypeAdapter(list[UpdateOp], config=ConfigDict(defer_build=True))
 
 
 def validated_ops(ops: Sequence[UpdateOp | dict[str, Any]]) -> list[UpdateOp]:

@@ -28,7 +28,7 @@ __all__ = (
 )
 
 
-class RegisterFunctionFormat(BaseModel):
+class RegisterFunctionFormat(BaseModel, defer_build=True):
     """A value described in upstream's own small schema language.
 
     Attributes:
@@ -48,7 +48,7 @@ class RegisterFunctionFormat(BaseModel):
     required: bool = False
 
 
-class RegisterFunctionInput(BaseModel):
+class RegisterFunctionInput(BaseModel, defer_build=True):
     """A registration as one value. ``register_function`` takes its parts, not this.
 
     Attributes:

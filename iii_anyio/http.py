@@ -43,7 +43,7 @@ HttpMethod: TypeAlias = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD",
 """Methods of an ``http`` trigger. The engine answers OPTIONS itself, before any route (H-54)."""
 
 
-class HttpAuthHmac(BaseModel):
+class HttpAuthHmac(BaseModel, defer_build=True):
     """Sign each request: header ``x-iii-signature``, HMAC-SHA256 over timestamp and body.
 
     Attributes:
@@ -55,7 +55,7 @@ class HttpAuthHmac(BaseModel):
     secret_key: str
 
 
-class HttpAuthBearer(BaseModel):
+class HttpAuthBearer(BaseModel, defer_build=True):
     """Send ``Authorization: Bearer ...``.
 
     Attributes:
@@ -67,7 +67,7 @@ class HttpAuthBearer(BaseModel):
     token_key: str
 
 
-class HttpAuthApiKey(BaseModel):
+class HttpAuthApiKey(BaseModel, defer_build=True):
     """Send a key in a header of your choice.
 
     Attributes:
@@ -84,7 +84,7 @@ class HttpAuthApiKey(BaseModel):
 HttpAuthConfig: TypeAlias = HttpAuthHmac | HttpAuthBearer | HttpAuthApiKey
 
 
-class HttpInvocationConfig(BaseModel):
+class HttpInvocationConfig(BaseModel, defer_build=True):
     """A function that lives behind a URL: the engine POSTs the payload there, no handler of this worker runs.
 
     Attributes:
@@ -118,7 +118,7 @@ def as_invocation(value: object) -> dict[str, Any] | None:
 _INVOCATION_FIELDS: Final = HttpInvocationConfig.model_fields.keys()
 
 
-class MappingModel(BaseModel):
+class MappingModel(BaseModel, defer_build=True):
     """A model that reads like the JSON object it was made of, too.
 
     Upstream hands annotated handlers a dict, so their code says ``data["body"]``, ``data.get("path")``,

@@ -26,7 +26,7 @@ WorkerStatus: TypeAlias = Literal["connected", "available", "busy", "disconnecte
 
 
 class _Info(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", populate_by_name=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True, extra="allow", populate_by_name=True)
 
 
 class FunctionInfo(_Info):
@@ -139,7 +139,7 @@ FunctionsAvailableCallback: TypeAlias = Callable[[list[FunctionInfo]], Any]
 """Gets all functions whenever the set of them has changed."""
 
 
-class RegisterServiceInput(BaseModel):
+class RegisterServiceInput(BaseModel, defer_build=True):
     """A service, up to SDK 0.12: a name to group functions under, which the engine only records.
 
     Attributes:

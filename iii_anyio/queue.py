@@ -7,7 +7,7 @@ from pydantic import BaseModel
 __all__ = ("EnqueueResult",)
 
 
-class EnqueueResult(BaseModel):
+class EnqueueResult(BaseModel, defer_build=True):
     """The answer to ``TriggerAction.Enqueue``; the call itself returns it as a plain dict, as upstream does.
 
     Attributes:

@@ -43,14 +43,14 @@ else:
     TData = TypeVar("TData")
 
 
-class StateGetInput(BaseModel):
+class StateGetInput(BaseModel, defer_build=True):
     """Which value to read."""
 
     scope: str
     key: str
 
 
-class StateSetInput(BaseModel):
+class StateSetInput(BaseModel, defer_build=True):
     """What to store."""
 
     scope: str
@@ -58,20 +58,20 @@ class StateSetInput(BaseModel):
     value: Any
 
 
-class StateDeleteInput(BaseModel):
+class StateDeleteInput(BaseModel, defer_build=True):
     """Which value to delete."""
 
     scope: str
     key: str
 
 
-class StateListInput(BaseModel):
+class StateListInput(BaseModel, defer_build=True):
     """Which scope to list."""
 
     scope: str
 
 
-class StateUpdateInput(BaseModel):
+class StateUpdateInput(BaseModel, defer_build=True):
     """What to do to a value, in order and at once."""
 
     scope: str
@@ -79,7 +79,7 @@ class StateUpdateInput(BaseModel):
     ops: list[UpdateOp]
 
 
-class StateSetResult(BaseModel, Generic[TData]):
+class StateSetResult(BaseModel, Generic[TData], defer_build=True):
     """What a write did.
 
     Attributes:
@@ -91,7 +91,7 @@ class StateSetResult(BaseModel, Generic[TData]):
     new_value: TData
 
 
-class StateUpdateResult(BaseModel, Generic[TData]):
+class StateUpdateResult(BaseModel, Generic[TData], defer_build=True):
     """What an update did.
 
     Attributes:
@@ -105,7 +105,7 @@ class StateUpdateResult(BaseModel, Generic[TData]):
     errors: list[UpdateOpError] = Field(default_factory=list[UpdateOpError])
 
 
-class StateDeleteResult(BaseModel):
+class StateDeleteResult(BaseModel, defer_build=True):
     """Upstream's model of a deletion. The engine answers the old value itself (ST-2), and so does ``State.delete``."""
 
     old_value: Any = None

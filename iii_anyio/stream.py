@@ -134,7 +134,7 @@ class StreamUpdateInput(MappingModel):
     ops: list[UpdateOp]
 
 
-class StreamSetResult(BaseModel, Generic[TData]):
+class StreamSetResult(BaseModel, Generic[TData], defer_build=True):
     """What a write did.
 
     Attributes:
@@ -146,7 +146,7 @@ class StreamSetResult(BaseModel, Generic[TData]):
     new_value: TData
 
 
-class StreamUpdateResult(BaseModel, Generic[TData]):
+class StreamUpdateResult(BaseModel, Generic[TData], defer_build=True):
     """What an update did.
 
     Attributes:
@@ -160,7 +160,7 @@ class StreamUpdateResult(BaseModel, Generic[TData]):
     errors: list[UpdateOpError] = Field(default_factory=list[UpdateOpError])
 
 
-class StreamDeleteResult(BaseModel):
+class StreamDeleteResult(BaseModel, defer_build=True):
     """What a deletion did.
 
     Attributes:
@@ -173,7 +173,7 @@ class StreamDeleteResult(BaseModel):
 # -- triggers --------------------------------------------------------------------------------------------------------
 
 
-class StreamTriggerConfig(BaseModel):
+class StreamTriggerConfig(BaseModel, defer_build=True):
     """Config of a ``stream`` trigger; what is not given matches all.
 
     Attributes:
@@ -224,7 +224,7 @@ class StreamChangeEvent(MappingModel):
     event: StreamChangeEventDetail
 
 
-class StreamJoinLeaveTriggerConfig(BaseModel):
+class StreamJoinLeaveTriggerConfig(BaseModel, defer_build=True):
     """Config of ``stream:join`` and ``stream:leave`` triggers. The engine reads none of it (SR-14)."""
 
     condition_function_id: str | None = None
@@ -248,7 +248,7 @@ class StreamJoinLeaveEvent(MappingModel):
     context: Any = None
 
 
-class StreamJoinResult(BaseModel):
+class StreamJoinResult(BaseModel, defer_build=True):
     """What a ``stream:join`` handler may return: ``unauthorized=True`` refuses the client (SR-16)."""
 
     unauthorized: bool
@@ -274,7 +274,7 @@ class StreamAuthInput(MappingModel):
     addr: str
 
 
-class StreamAuthResult(BaseModel):
+class StreamAuthResult(BaseModel, defer_build=True):
     """What it returns. It cannot refuse a client: that is for ``stream:join`` handlers (SR-30)."""
 
     context: Any = None

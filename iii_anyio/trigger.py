@@ -40,7 +40,7 @@ R = TypeVar("R")
 # -- calls ---------------------------------------------------------------------------------------------------------
 
 
-class TriggerActionEnqueue(BaseModel):
+class TriggerActionEnqueue(BaseModel, defer_build=True):
     """Put the call into a named queue; the caller gets a receipt at once.
 
     Attributes:
@@ -52,7 +52,7 @@ class TriggerActionEnqueue(BaseModel):
     queue: str
 
 
-class TriggerActionVoid(BaseModel):
+class TriggerActionVoid(BaseModel, defer_build=True):
     """Call without waiting for a result.
 
     Attributes:
@@ -80,7 +80,7 @@ CallAction = TriggerAction
 """The name announced for upstream 0.26."""
 
 
-class TriggerRequest(BaseModel):
+class TriggerRequest(BaseModel, defer_build=True):
     """A call as one value.
 
     Attributes:
@@ -105,7 +105,7 @@ class TriggerRequest(BaseModel):
 # -- triggers ------------------------------------------------------------------------------------------------------
 
 
-class RegisterTriggerInput(BaseModel):
+class RegisterTriggerInput(BaseModel, defer_build=True):
     """A trigger to be registered.
 
     Attributes:
@@ -125,7 +125,7 @@ class RegisterTriggerInput(BaseModel):
     trigger_namespace: str | None = None
 
 
-class RegisterTriggerTypeInput(BaseModel):
+class RegisterTriggerTypeInput(BaseModel, defer_build=True):
     """A trigger type to be provided.
 
     Attributes:
@@ -182,7 +182,7 @@ class TriggerConfig(BaseModel, Generic[TConfig]):
         namespace: To be passed with every such call; ``None`` is the engine's default.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True, arbitrary_types_allowed=True)
 
     id: str
     function_id: str

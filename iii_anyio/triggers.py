@@ -66,7 +66,7 @@ class TypedTrigger(BaseModel):
         trigger_type: The id of the type, of the class.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True, extra="forbid")
 
     trigger_type: ClassVar[str]
 
@@ -133,7 +133,7 @@ class QueueConfig(BaseModel):
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, extra="forbid"
+        defer_build=True, alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, extra="forbid"
     )
 
     type: Literal["concurrent", "fifo"] | None = None

@@ -42,7 +42,7 @@ class AuthInput(MappingModel):
     ip_address: str
 
 
-class AuthResult(BaseModel):
+class AuthResult(BaseModel, defer_build=True):
     """What it returns; raise to refuse the worker.
 
     Attributes:
@@ -67,7 +67,7 @@ class AuthResult(BaseModel):
     context: dict[str, Any] = Field(default_factory=dict[str, Any])
 
 
-class _HookResult(BaseModel):
+class _HookResult(BaseModel, defer_build=True):
     """Dumps only what was set: a ``metadata`` or ``config`` of null would replace the worker's (RB-20)."""
 
     @model_serializer(mode="wrap")

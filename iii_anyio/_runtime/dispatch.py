@@ -67,7 +67,8 @@ class Function:
     observed: ObservedFunction | None = None
     """What the engine has said about it: its observers, and whether calls of it may stay in this process."""
     running: int = 0
-    waiting: deque[Arrival] = field(default_factory=lambda: deque[Arrival]())
+    waiting: list[Arrival] = field(default_factory=list[Arrival])
+    """A list, for an empty deque takes 760 bytes."""
 
     @property
     def has_place(self) -> bool:
@@ -350,7 +351,7 @@ class Dispatcher:
             if not ready:
                 return
             function = min(ready, key=lambda entry: entry.waiting[0][0])
-            _, message, origin = function.waiting.popleft()
+            _, message, origin = function.waiting.pop(0)
             if not function.waiting:
                 del self._functions_waiting[function]
             self._waiting -= 1

@@ -12,6 +12,7 @@ Below: a ``Wire`` and the ``WorkerSession``. Above: ``connection.py`` opens the 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,8 @@ __all__ = ("Link",)
 logger: Final = logging.getLogger("iii_anyio")
 
 CLOSE_TIMEOUT: Final = 2.0
+
+_reported = float("-inf")  # when a blocked loop was last reported
 
 
 class Link:
@@ -58,9 +61,12 @@ class Link:
         self._scope = CancelScope()
         self._is_finishing = False
         self._is_writing = False
+        self._is_silent = False
         self.cause: LinkClosed | None = None
         self.has_joined = False
         self._join_deadline = current_time() + join_timeout
+        self._patience = heartbeat.pong_timeout / 2
+        """Seconds that the heartbeat may be woken late, until it takes the loop to have been blocked."""
         self.liveness = Liveness(
             current_time(),
             interval=heartbeat.interval,
@@ -86,7 +92,10 @@ class Link:
                         tasks.start_soon(self._run_part, part, name=f"iii link {part.__name__.strip('_')}")
         finally:
             with last_words(CLOSE_TIMEOUT):
-                await self._wire.aclose(1000)
+                if self._is_silent:  # nobody would answer a close frame
+                    await self._wire.abort()
+                else:
+                    await self._wire.aclose(1000)
 
     async def _run_part(self, part: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -98,25 +107,10 @@ class Link:
             self._scope.cancel()
 
     async def _read(self) -> None:
-        session, wire, liveness, act = self._session, self._wire, self.liveness, self._act
+        session, wire = self._session, self._wire
         revision = session.revision
         while True:
-            texts = await wire.receive()
-            now = current_time()
-            liveness.received(now)
-            if wire.pongs:
-                for payload in wire.pongs:
-                    liveness.pong(payload, now)
-                wire.pongs.clear()
-            for text in texts:
-                try:
-                    message = session.receive(text)
-                except DecodeError as exc:  # P-10: log it and read on
-                    if text.strip():
-                        logger.warning("ignored an undecodable message of %d bytes from the engine: %s", len(text), exc)
-                    continue
-                if message is not None:
-                    act(message)
+            self._take(await wire.receive())
             self._outbox.flush()
             if session.revision != revision:
                 revision = session.revision
@@ -125,11 +119,31 @@ class Link:
                 if session.phase is Phase.REFUSED:
                     raise LinkClosed(1008, "the engine refused this worker")
 
+    def _take(self, texts: list[bytes]) -> None:
+        """A function of its own: a reader that waits holds on to no message, which may be of 64 MiB."""
+        session, pongs, act = self._session, self._wire.pongs, self._act
+        now = current_time()
+        self.liveness.received(now)
+        if pongs:
+            for payload in pongs:
+                self.liveness.pong(payload, now)
+            pongs.clear()
+        for text in texts:
+            try:
+                message = session.receive(text)
+            except DecodeError as exc:  # P-10: log it and read on
+                if text.strip():
+                    logger.warning("ignored an undecodable message of %d bytes from the engine: %s", len(text), exc)
+                continue
+            if message is not None:
+                act(message)
+
     async def _write(self) -> None:
         while True:
             texts = await self._outbox.take(self._write_now)
             self._is_writing = True
             await self._wire.send(texts)
+            del texts  # the next may be long in coming
             self._is_writing = False
             self._end_if_written()
 
@@ -144,14 +158,39 @@ class Link:
 
     async def _beat(self) -> None:
         liveness = self.liveness
+        due = current_time()
         while True:
             now = current_time()
+            if (late := now - due) > self._patience:
+                await self._forgive(now, late)
             is_joining = self._session.phase is Phase.JOINING
             if is_joining and now >= self._join_deadline:
                 raise LinkClosed(1006, "the engine did not accept this worker's identity in time")
             if (death := liveness.death(now)) is not None:
+                self._is_silent = True
                 raise LinkClosed(1006, death)
             if liveness.is_ping_due(now):
                 await self._wire.ping(liveness.ping(now))
             check = liveness.next_check()
-            await anyio.sleep_until(max(min(check, self._join_deadline) if is_joining else check, now + 0.01))
+            due = max(min(check, self._join_deadline) if is_joining else check, now + 0.01)
+            await anyio.sleep_until(due)
+
+    async def _forgive(self, now: float, late: float) -> None:
+        """Start to wait anew: while the loop had no turn nobody read, so the silence says nothing about the engine."""
+        _report_blocked(late)
+        self._join_deadline += late
+        self.liveness.received(now)
+        await self._wire.ping(self.liveness.ping(now))
+
+
+def _report_blocked(late: float) -> None:
+    """Log it, once for all the workers of a loop."""
+    global _reported
+    now = time.monotonic()
+    if now - _reported > late:
+        _reported = now
+        logger.warning(
+            "the event loop was blocked for %.1f s or longer; InitOptions(health=HealthOptions(blocked_after=...)) "
+            "shows in the log by what",
+            late,
+        )
