@@ -10,19 +10,24 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..options import InitOptions, OtelConfig
 
-__all__ = ("is_enabled", "is_off_by_environment", "otel_config", "resolve_int", "telemetry_url")
+__all__ = ("has_metrics", "is_enabled", "is_off_by_environment", "otel_config", "resolve_int", "telemetry_url")
 
 _FALSE: Final = {"false", "0", "no", "off"}
 _TRUE: Final = {"true", "1", "yes", "on"}
 
 
-def _switch() -> str:
-    return os.environ.get("OTEL_ENABLED", "").strip().lower()
+def _switch(variable: str = "OTEL_ENABLED") -> str:
+    return os.environ.get(variable, "").strip().lower()
 
 
 def is_off_by_environment() -> bool:
     """Whether ``OTEL_ENABLED`` says no."""
     return _switch() in _FALSE
+
+
+def has_metrics(config: OtelConfig) -> bool:
+    """Unless the config or ``OTEL_METRICS_ENABLED`` says no: the variable is the Node SDK's (C.4)."""
+    return config.metrics_enabled and _switch("OTEL_METRICS_ENABLED") not in _FALSE
 
 
 def is_enabled(config: OtelConfig) -> bool:

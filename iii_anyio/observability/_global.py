@@ -263,13 +263,20 @@ async def shutdown_otel_async() -> None:
 async def flush_otel() -> None:
     """Wait until what has been recorded so far is delivered, at most five seconds.
 
-    Of the telemetry that applies here, be it a worker's or the process's.
+    Of the telemetry that applies here, be it a worker's or the process's; with the processors it was given.
 
     Upstream: iii_helpers.observability.flush_otel.
     """
     pipeline = _state.current_pipeline()
-    if pipeline is not None and pipeline.exporter is not None:
+    if pipeline is None:
+        return
+    deadline = anyio.current_time() + FLUSH_DEADLINE
+    if pipeline.exporter is not None:
         await pipeline.exporter.flush(FLUSH_DEADLINE)
+    if pipeline.has_others:
+        left = deadline - anyio.current_time()
+        with anyio.move_on_after(left):
+            await to_thread.run_sync(pipeline.force_flush, left, abandon_on_cancel=True)
 
 
 def _at_exit() -> None:

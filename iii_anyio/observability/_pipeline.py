@@ -21,7 +21,7 @@ from .._protocol.backoff import Backoff
 from .._runtime.exporting import Exporter
 from .._runtime.telemetry_buffer import LOGS, SPANS, TelemetryBuffer
 from ..options import HeartbeatOptions, OtelConfig, ReconnectionConfig
-from ._config import resolve_int
+from ._config import has_metrics, resolve_int
 from ._instrument import SCOPE, OtelInstrument
 from ._otlp import encode_metrics
 from ._processors import BaggageSpanProcessor, BufferLogProcessor, BufferSpanProcessor
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .._runtime.exporting import OpenTelemetryWire
 
 __all__ = ("Pipeline",)
+
+logger: Final = logging.getLogger("iii_anyio.telemetry")
 
 SPAN_BATCH: Final = 512
 DEFAULT_SERVICE_NAME: Final = "iii-python-sdk"
@@ -95,7 +97,7 @@ class Pipeline:
         self.meter_provider: MeterProvider | None = None
         self.meter: Meter | None = None
         self._reader: InMemoryMetricReader | None = None
-        if config.metrics_enabled:
+        if has_metrics(config):
             self._reader = InMemoryMetricReader()
             readers = [self._reader, *config.metric_readers]
             self.meter_provider = MeterProvider(resource=resource, metric_readers=readers, shutdown_on_exit=False)
@@ -169,6 +171,23 @@ class Pipeline:
         self.logger_provider.get_logger(name).emit(record)
         return True
 
+    @property
+    def has_others(self) -> bool:
+        """Whether records also go to processors and readers that the application gave."""
+        config = self.config
+        return bool(config.span_processors or config.log_processors or config.metric_readers)
+
+    def force_flush(self, seconds: float) -> None:
+        """Have those deliver what they hold back. Waits for them, if they heed it, for at most so long."""
+        end = time.monotonic() + seconds
+        for provider in (self.tracer_provider, self.logger_provider, self.meter_provider):
+            left = max(1, int((end - time.monotonic()) * 1000))
+            try:
+                if provider is not None and not provider.force_flush(left):
+                    logger.warning("%s was not flushed within %g s", type(provider).__name__, seconds)
+            except Exception:  # the boundary: processors of the application
+                logger.exception("%s could not be flushed", type(provider).__name__)
+
     def shutdown(self) -> None:
         """Shut the providers down, and with them the processors that the application gave. May wait for those."""
         for provider in (self.tracer_provider, self.logger_provider, self.meter_provider):
@@ -176,7 +195,7 @@ class Pipeline:
                 try:
                     provider.shutdown()
                 except Exception:  # the boundary: processors of the application
-                    logging.getLogger("iii_anyio.telemetry").exception("%s did not shut down", type(provider).__name__)
+                    logger.exception("%s did not shut down", type(provider).__name__)
 
 
 def _hex(text: str) -> int:

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from anyio import move_on_after, sleep_forever, to_thread
+
 from .._runtime.health import LoopWatch
 from ..abc import TelemetryConnector
 from ..options import HealthOptions, InitOptions
@@ -27,6 +29,28 @@ if TYPE_CHECKING:
 __all__ = ("WorkerTelemetry", "worker_telemetry")
 
 logger: Final = logging.getLogger("iii_anyio.telemetry")
+
+
+class _Others:
+    """The application's own processors and readers: they get as long for their last records as the exporter does."""
+
+    name = "telemetry to other exporters"
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    async def run(self, ready: Callable[[], None], /) -> None:
+        """They have threads of their own."""
+        ready()
+        await sleep_forever()
+
+    async def finish(self) -> None:
+        """Deliver what they hold back."""
+        seconds = self._pipeline.config.shutdown_timeout
+        with move_on_after(seconds) as scope:
+            await to_thread.run_sync(self._pipeline.force_flush, seconds, abandon_on_cancel=True)
+        if scope.cancelled_caught:
+            logger.warning("the application's own exporters have not delivered everything within %g s", seconds)
 
 
 class WorkerTelemetry:
@@ -68,6 +92,8 @@ class WorkerTelemetry:
                 supervisor.loop_watch = LoopWatch(HealthOptions())
                 supervisor.services.append(supervisor.loop_watch)
             self._make_gauges(supervisor, pipeline, supervisor.loop_watch)
+        if pipeline.has_others:
+            supervisor.services.append(_Others(pipeline))
         if self._target is not None:
             is_sink = isinstance(getattr(self._target, "__self__", None), TelemetryConnector)
             supervisor.services.append(

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import create_task_group, fail_after, from_thread, move_on_after, to_thread
+from anyio import create_task_group, fail_after, from_thread, to_thread
 from opentelemetry import context, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
@@ -23,6 +23,7 @@ from iii_anyio.observability import (
 )
 from tests.api import crunching
 from tests.api.recorder import Recorder, traced_workers
+from tests.heard import Heard
 
 pytestmark = pytest.mark.anyio
 
@@ -221,25 +222,30 @@ async def test_errors_are_on_both_spans_with_their_code() -> None:
 
 async def test_spans_end_when_callers_and_handlers_are_cancelled_or_time_out() -> None:
     async with traced_workers(shutdown_timeout=0) as (caller, near, callee, far):
+        heard = Heard()
 
         @callee.function("waits")
-        async def waits(_: Any) -> None:
+        async def waits(n: Any) -> None:
+            await heard.hear(n)
             await anyio.sleep_forever()
 
         await callee.wait_ready()
-        with move_on_after(0.01):
-            await caller.trigger_async("waits")
-        with pytest.raises(InvocationError):
-            await caller.trigger_async("waits", timeout_ms=10)
         async with create_task_group() as tasks:
-            tasks.start_soon(to_thread.run_sync, _ignore_errors, caller)
+            tasks.start_soon(caller.trigger_async, "waits", 1)
+            assert await heard.take() == 1
+            tasks.cancel_scope.cancel()
+        with pytest.raises(InvocationError):
+            await caller.trigger_async("waits", 2, timeout_ms=10)
+        assert await heard.take() == 2
+        await to_thread.run_sync(_ignore_errors, caller)
+        assert await heard.take() == 3
     assert sorted(span["attributes"]["error.type"] for span in near.spans) == ["TIMEOUT", "TIMEOUT", "cancelled"]
     assert [span["attributes"]["error.type"] for span in far.spans] == ["cancelled"] * 3
 
 
 def _ignore_errors(caller: Any) -> None:
     with pytest.raises(InvocationError):
-        caller.trigger("waits", timeout_ms=10)
+        caller.trigger("waits", 3, timeout_ms=10)
 
 
 async def test_each_attempt_of_a_repeated_call_is_a_span() -> None:
@@ -347,7 +353,7 @@ async def test_calls_from_threads_and_other_loops_belong_to_the_span_of_their_ca
 
 async def test_without_a_provider_the_callers_span_is_passed_on_and_no_other_made() -> None:
     """§7.6. Telemetry is off: OpenTelemetry's API alone."""
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None, stream_port=None) as engine,
             open_worker(connector=engine.connector()) as iii,
@@ -384,7 +390,7 @@ async def test_telemetry_that_is_off_makes_nothing() -> None:
 
 async def test_one_workers_end_does_not_end_anothers_telemetry() -> None:
     """Defect 5: upstream's is of the process, and any client's shutdown stops it for all."""
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=None, http_port=None, stream_port=None) as engine:
             first, second = Recorder(engine.connector()), Recorder(engine.connector())
 

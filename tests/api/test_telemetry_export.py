@@ -77,7 +77,7 @@ async def test_frames_go_as_binary_messages_to_otel_with_the_workers_headers_and
     server = OtelServer()
     delays = ReconnectionConfig(initial_delay_ms=1, max_delay_ms=5)
     config = OtelConfig(metrics_enabled=False, reconnection_config=delays)
-    with fail_after(10):
+    with fail_after(20):
         async with serving(server.handle) as port:
             options = InitOptions(otel=config, headers={"X-Key": "k"}, connect_timeout=2)
             async with open_worker(f"ws://127.0.0.1:{port}/?tenant=a", options):
@@ -99,7 +99,7 @@ async def _nothing(_: Any) -> None:
 async def test_headers_of_its_own_replace_the_workers_and_another_engine_may_be_told() -> None:
     """A.3: ``{}`` counts as given."""
     server = OtelServer()
-    with fail_after(10):
+    with fail_after(20):
         async with serving(server.handle) as port, open_engine(port=None, http_port=None, stream_port=None) as engine:
             config = OtelConfig(engine_ws_url=f"ws://127.0.0.1:{port}", engine_ws_headers={}, metrics_enabled=False)
             options = InitOptions(otel=config, headers={"X-Key": "k"})
@@ -110,7 +110,7 @@ async def test_headers_of_its_own_replace_the_workers_and_another_engine_may_be_
 
 
 async def test_a_trace_and_its_logs_are_in_the_engines_store_after_a_flush() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=0, http_port=None, stream_port=None) as engine:
             options = InitOptions(otel={"service_name": "shop", "metrics_enabled": False})
             async with open_worker(engine.url, options) as iii:
@@ -141,7 +141,7 @@ async def test_a_trace_and_its_logs_are_in_the_engines_store_after_a_flush() -> 
 
 async def test_the_last_spans_logs_and_metrics_are_delivered_when_a_worker_ends() -> None:
     """Defect 6: upstream closes the socket first."""
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=0, http_port=None, stream_port=None) as engine:
             config = OtelConfig(service_name="last", spans_flush_interval_ms=60_000)
             async with open_worker(engine.url, InitOptions(otel=config)) as iii:
@@ -161,7 +161,7 @@ async def test_the_last_spans_logs_and_metrics_are_delivered_when_a_worker_ends(
 
 async def test_the_engine_shows_the_gauges_as_the_workers_latest_metrics() -> None:
     """Defect 9; §15."""
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=0, http_port=None, stream_port=None) as engine:
             options = InitOptions(worker_name="measured", otel=OtelConfig(metrics_export_interval_ms=10))
             async with open_worker(engine.url, options) as iii:
@@ -178,7 +178,7 @@ async def test_gauges_are_of_this_worker_and_can_be_left_out() -> None:
         async with open_engine(port=None, http_port=None, stream_port=None) as engine:
             recorder = Recorder(engine.connector())
             options = InitOptions(worker_name="w", otel=OtelConfig(), enable_metrics_reporting=is_on)
-            with fail_after(10):
+            with fail_after(20):
                 async with open_worker(connector=recorder, options=options) as iii:
                     await iii.wait_ready()
                     await flush_otel()
@@ -247,13 +247,16 @@ async def test_what_an_engine_of_the_same_process_prints_is_not_sent_to_it_again
     before = logging.getLogger("iii_anyio.devengine.log").level
     logging.getLogger("iii_anyio.devengine.log").setLevel(logging.INFO)
     try:
-        with fail_after(10):
+        with fail_after(20):
             async with open_engine(port=0, http_port=None, stream_port=None) as engine:
                 config = OtelConfig(service_name="shop", metrics_enabled=False)
                 async with open_worker(engine.url, InitOptions(otel=config)) as iii:
                     await iii.wait_ready()
                     logging.getLogger("shop").error("once")
-                    found: Any = None
+                    found: Any = {"logs": []}
+                    while not found["logs"]:  # sent is not yet stored
+                        await flush_otel()
+                        found = await iii.trigger_async("engine::logs::list", {})
                     for _ in range(3):
                         await flush_otel()
                         found = await iii.trigger_async("engine::logs::list", {})
@@ -296,7 +299,7 @@ async def test_a_wrong_config_is_refused_at_once(given: Any, message: str) -> No
 async def test_upstreams_own_config_is_taken_as_ours() -> None:
     from iii_helpers.observability import OtelConfig as Theirs
 
-    with fail_after(5):
+    with fail_after(20):
         async with open_engine(port=None, http_port=None, stream_port=None) as engine:
             recorder = Recorder(engine.connector())
             theirs: Any = Theirs(service_name="theirs", metrics_enabled=False)
@@ -320,7 +323,7 @@ async def test_the_environment_turns_telemetry_on_and_off(monkeypatch: pytest.Mo
         monkeypatch.setenv("OTEL_ENABLED", value)
         async with open_engine(port=None, http_port=None, stream_port=None) as engine:
             recorder = Recorder(engine.connector())
-            with fail_after(5):
+            with fail_after(20):
                 async with open_worker(connector=recorder, options=InitOptions(otel=otel)) as iii:
                     iii.register_function("f", lambda _: None)
                     await iii.wait_ready()
@@ -334,7 +337,7 @@ async def test_an_engine_that_refuses_telemetry_is_a_warning_and_the_worker_work
     async def refuse(accepted: Accepted) -> None:
         await accepted.reject(403, "no\n")
 
-    with fail_after(10):
+    with fail_after(20):
         async with serving(refuse) as port, open_engine(port=None, http_port=None, stream_port=None) as engine:
             config = OtelConfig(engine_ws_url=f"ws://127.0.0.1:{port}", metrics_enabled=False, shutdown_timeout=0.1)
             async with open_worker(connector=engine.connector(), options=InitOptions(otel=config)) as iii:

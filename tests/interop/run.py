@@ -58,9 +58,14 @@ def tool(name: str, hint: str) -> str:
     return found
 
 
-def run(*command: str, cwd: Path = ROOT) -> None:
+def run(*command: str, cwd: Path = ROOT, seconds: float | None = None) -> None:
     print(f"   {' '.join(command)}", flush=True)
-    finished = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        finished = subprocess.run(
+            command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise RuntimeError(str(exc)) from None
     if finished.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{finished.stdout[-2000:]}")
 
@@ -85,15 +90,15 @@ def older_python() -> list[str]:
     return [interop_python(), PYTHON_PROGRAM]
 
 
-def node() -> list[str]:
-    program = HERE / "node"
+def node(program: str = "worker.mjs") -> list[str]:
+    folder = HERE / "node"
     node_js, npm = tool("node", "install Node.js 20 or newer"), tool("npm", "it comes with Node.js")
-    stamp = program / "node_modules" / ".installed"
-    package = (program / "package.json").read_text()
+    stamp = folder / "node_modules" / ".installed"
+    package = (folder / "package.json").read_text()
     if not stamp.exists() or stamp.read_text() != package:
-        run(npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", cwd=program)
+        run(npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", cwd=folder, seconds=150)
         stamp.write_text(package)
-    return [node_js, str(program / "worker.mjs")]
+    return [node_js, str(folder / program)]
 
 
 def rust() -> list[str]:
