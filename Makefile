@@ -12,7 +12,7 @@ ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test browser interop check lint types bench soak fuzz coverage format docs dist changelog clean
+.PHONY: help demo dev test browser interop check lint types bench soak fuzz coverage format docs pictures dist changelog clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -64,8 +64,13 @@ format: $(VENV)/.installed-dev ## format the code and mend what ruff can
 	$(RUN) -m ruff check --fix-only
 	$(RUN) -m ruff format
 
+# With --quiet MkDocs would not be strict.
 docs: $(VENV)/.installed-docs ## the pages, with the reference made from the docstrings, in site/
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --config-file .mkdocs.yml --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --config-file .mkdocs.yml $(ARGS)
+
+pictures: $(VENV)/.installed-dev ## those of the command line and the console in docs/pictures, from real runs
+	$(RUN) -m tests.cli.pictures
+	$(RUN) -m tests.browser.pictures
 
 dist: $(VENV)/.installed-dev ## wheel and sdist in dist/, tried in a fresh environment (others: make dist ARGS=python3.13)
 	$(RUN) -m tests.release.build $(or $(ARGS),$(PYTHON))

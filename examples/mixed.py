@@ -1,6 +1,8 @@
-"""Workers in two languages on one engine: Python calls Node, which calls Python. Needs ``node`` and ``npm``.
+"""A system of three: a worker in Python, one in Node, and pages in browsers, each calling the others on one engine.
 
-Run it: ``python examples/mixed.py``; the first time it installs the official SDK into examples/node.
+Run it: ``python examples/mixed.py``, and open the address it prints; Ctrl-C ends it. The page asks Node for a receipt,
+Node asks Python for the tax, and Python tells every open page what was sold. Needs ``node`` and ``npm``; the first time
+it installs the official SDK into examples/node.
 """
 
 from __future__ import annotations
@@ -12,13 +14,35 @@ from pathlib import Path
 
 import anyio
 from anyio.abc import Process
-from where import open_place
+from where import Place, open_place
 
-from iii_anyio import InitOptions, open_worker
+from iii_anyio import ApiRequest, ApiResponse, InitOptions, Worker, open_worker
 from iii_anyio.triggers import FunctionsAvailableEvent, FunctionsAvailableTrigger
 
-NODE = Path(__file__).parent / "node"
+HERE = Path(__file__).parent
+NODE = HERE / "node"
 OURS = {"python-tax", "node-prices"}
+
+
+def register(iii: Worker, place: Place, node_is_there: anyio.Event) -> None:
+    @iii.function("python::with-tax")
+    async def with_tax(item: dict[str, str]) -> float:
+        price = await iii.trigger_async("node::price", item)
+        total = round(float(price["net"]) * 1.2, 2)
+        sold = {"receipt": f"{item['sku']} for {total:.2f} €"}
+        await iii.trigger_async("publish", {"topic": "sold", "data": sold})
+        return total
+
+    @iii.on_trigger(FunctionsAvailableTrigger(), function_id="python::look")
+    async def look(event: FunctionsAvailableEvent) -> None:
+        if any(function["function_id"] == "node::receipt" for function in event.functions):
+            node_is_there.set()
+
+    @iii.http("GET", "/receipts", function_id="python::page")
+    async def page(request: ApiRequest[None]) -> ApiResponse[str]:
+        text = await anyio.Path(HERE / "mixed.html").read_text("utf-8")
+        headers = {"content-type": "text/html; charset=utf-8"}
+        return ApiResponse(status_code=200, body=text.replace("WORKER_URL", place.url), headers=headers)
 
 
 async def main() -> None:
@@ -29,24 +53,16 @@ async def main() -> None:
             ["node", NODE / "worker.mjs", place.url], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None
         ) as node,
     ):
-        has_prices = anyio.Event()
-
-        @iii.function("python::with-tax")
-        async def with_tax(item: dict[str, str]) -> float:
-            price = await iii.trigger_async("node::price", item)
-            return round(float(price["net"]) * 1.2, 2)
-
-        @iii.on_trigger(FunctionsAvailableTrigger(), function_id="python::look")
-        async def look(event: FunctionsAvailableEvent) -> None:
-            if any(function["function_id"] == "node::receipt" for function in event.functions):
-                has_prices.set()
-
+        node_is_there = anyio.Event()
+        register(iii, place, node_is_there)
         await iii.wait_ready()
         with anyio.fail_after(20):
-            await has_prices.wait()
+            await node_is_there.wait()
         print("a receipt of Node:", await iii.trigger_async("node::receipt", {"sku": "tea"}))
         workers = await iii.list_workers_async()
         print("workers:", sorted(f"{worker.name} ({worker.runtime})" for worker in workers if worker.name in OURS))
+        print(f"{place.http_url}/receipts", flush=True)
+        await iii.serve()
         await stop(node)
 
 

@@ -6,6 +6,7 @@ lowest registers the function, those above bind it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, Unpack
@@ -57,7 +58,7 @@ class Decorators:
         Args:
             function_id: By default the function's name; in an ``App``, ``app name::name``.
             metadata: Shown by discovery.
-            **options: Those of ``register_function``.
+            **options: Those of ``register_function``; ``description`` is by default the docstring's first paragraph.
         """
         _check_id(function_id, "function")
 
@@ -240,7 +241,8 @@ class Decorators:
         *,
         is_implied: bool,
     ) -> _Decorated:
-        function = self._add_function(function_id, handler, metadata, options)
+        described: FunctionOptions = {"description": _summary(handler), **options}
+        function = self._add_function(function_id, handler, metadata, described)
         known = self._decorated[id(handler)] = _Decorated(handler, function_id, function, is_implied)
         return known
 
@@ -255,6 +257,12 @@ class Decorators:
 
     def _add_middleware(self, middleware: Middleware) -> None:
         raise NotImplementedError
+
+
+def _summary(handler: Callable[..., Any]) -> str | None:
+    """The first paragraph of a docstring. Other callables than functions have that of their class."""
+    text = inspect.getdoc(handler) if inspect.isroutine(handler) else None
+    return " ".join(text.partition("\n\n")[0].split()) or None if text else None
 
 
 def default_name(handler: Any) -> str:

@@ -128,13 +128,13 @@ async def test_a_declared_app_serves_routes_and_hears_of_state() -> None:
             open_engine(port=None, http_port=0) as engine,
             open_worker(connector=engine.connector()) as iii,
             app.attach(iii),
-            httpx.AsyncClient(base_url=str(engine.http_url)) as client,
+            httpx.AsyncClient(base_url=str(engine.http_url), timeout=None) as client,
         ):
             await iii.wait_ready()
             created = await client.post("/orders/7", json={"qty": 2})
             assert (created.status_code, created.json()) == (201, {"id": "7", "qty": 2})
             assert (await client.post("/orders/7", json={"qty": "two"})).status_code == 400
-            with fail_after(5):
+            with fail_after(20):
                 await changed.wait()
 
 
@@ -207,7 +207,7 @@ async def test_the_lifespan_begins_before_the_first_handler_and_ends_after_the_l
         assert log == [("orders", True)]
         await iii.wait_ready()
         await caller.trigger_async("f", action={"type": "void"})
-        with fail_after(5):
+        with fail_after(20):
             await running.wait()
         tasks.start_soon(set_when_gone, caller, leaving)
     assert log == [("orders", True), True, "closed"]
@@ -412,7 +412,7 @@ async def test_an_app_is_attached_to_a_client_in_the_clients_loop(anyio_backend_
         with register_worker(url, backend=backend) as client:
             with app.attach(client) as attached:
                 assert attached is client
-                client.wait_ready(5)
+                client.wait_ready(30)
                 assert client.trigger("f") is True
             assert log == ["iii-anyio worker", "closed"]
             with app.attach(client):

@@ -141,7 +141,7 @@ async def test_one_function_may_have_several_triggers() -> None:
         assert (listed.function_id, listed.description) == ("shop::changed", "hears of changes")
         await caller.trigger_async("publish", {"topic": "news", "data": "hello"})
         await State(caller).set_async("users", "u1", 1)
-        with fail_after(5):
+        with fail_after(20):
             await both.wait()
         assert "hello" in calls
         assert await changed("direct") == "heard"  # still the function it was
@@ -293,3 +293,41 @@ async def test_an_option_of_the_function_passes_through() -> None:
 
         await iii.wait_ready()
         assert await caller.trigger_async("raw", "no number") == "no number"
+
+
+async def test_a_docstring_describes_the_function_unless_a_description_does() -> None:
+    """Of decorated functions only: ``register_function`` sends what upstream's sends."""
+    async with two_workers() as (caller, iii):
+
+        @iii.function("told")
+        async def told(_: Any) -> None:
+            """Count the stars,
+            all of them.
+
+            Twice.
+            """
+
+        @iii.function("silent")
+        async def silent(_: Any) -> None: ...
+
+        @iii.function("given", description="Said by hand")
+        async def given(_: Any) -> None:
+            """Said in passing."""
+
+        @iii.subscribe("stars", function_id="implied")
+        async def implied(_: Any) -> None:
+            """React."""
+
+        iii.function("partial")(partial(told))
+        iii.register_function("registered", told)
+        await iii.wait_ready()
+        listed = {function.function_id: function.description for function in await caller.list_functions_async()}
+    wanted = ("told", "silent", "given", "implied", "partial", "registered")
+    assert {name: listed[name] for name in wanted} == {
+        "told": "Count the stars, all of them.",
+        "silent": None,
+        "given": "Said by hand",
+        "implied": "React.",
+        "partial": None,
+        "registered": None,
+    }

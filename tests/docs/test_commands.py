@@ -65,7 +65,7 @@ def _typed(command: str, there: Served) -> str:
     if words[0] == "curl":
         if shutil.which("curl") is None:
             pytest.skip("needs curl")
-        return subprocess.check_output(["curl", "-s", *words[1:]], text=True, timeout=20)
+        return subprocess.check_output(["curl", "-s", *words[1:]], text=True, timeout=60)
     assert words[0] == "iii-anyio", command
     done = cli(*words[1:])
     expected = 1 if "nome=" in command else 0  # the one that the page says is refused
@@ -122,7 +122,7 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_tests_of_the_tutorial_pass(orders: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"],
-        cwd=orders, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=50,
+        cwd=orders, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

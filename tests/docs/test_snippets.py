@@ -91,7 +91,7 @@ def run(block: Block, folder: Path) -> None:
                 if "serve" in block.marks:
                     output = process.stdout.readline()
                     process.terminate()
-                output += process.communicate(timeout=30)[0]
+                output += process.communicate(timeout=60)[0]
             finally:
                 process.kill()
     output += errors.read_text("utf-8")

@@ -6,12 +6,12 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -19,6 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from websockets.sync.client import connect
 
 from iii_anyio.devengine import open_engine
+from tests.examples.node import official_sdk_or_skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,19 +163,27 @@ def test_the_chat_page_asks_and_is_answered_bit_by_bit() -> None:
         assert process.wait(timeout=20) == 0
 
 
-def test_a_worker_in_node_and_one_in_python_call_each_other() -> None:
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("needs node and npm")
-    if not (EXAMPLES / "node/node_modules/iii-sdk").exists():
-        install = [npm, "install", "--no-audit", "--no-fund", "--prefix", "examples/node"]
-        done = subprocess.run(install, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
-        if done.returncode != 0:
-            pytest.skip("npm cannot install the official SDK")
-    code, output = run("mixed.py")
-    assert code == 0, output
-    assert "a receipt of Node: tea: 5.40 €" in output
-    assert "workers: ['node-prices (node)', 'python-tax (python)']" in output
+def test_workers_in_node_and_python_and_a_page_call_each_other() -> None:
+    """With the page's part played by a WebSocket; tests/browser/test_mixed.py has a browser."""
+    official_sdk_or_skip()
+    command = [sys.executable, "-u", "examples/mixed.py"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            receipt, workers, url = (process.stdout.readline().strip() for _ in range(3))
+            assert receipt == "a receipt of Node: tea: 5.40 €"
+            assert workers == "workers: ['node-prices (node)', 'python-tax (python)']"
+            page = httpx.get(url, trust_env=False, timeout=10)
+            [worker_url] = re.findall(r'new WebSocket\("(ws://127\.0\.0\.1:\d+/?)"\)', page.text)
+            with connect(worker_url, proxy=None) as socket:
+                call = {"type": "invokefunction", "invocation_id": str(uuid4()), "function_id": "node::receipt"}
+                socket.send(json.dumps(call | {"data": {"sku": "coffee"}}))
+                while (answer := json.loads(socket.recv(timeout=10)))["type"] != "invocationresult":
+                    pass
+            assert answer["result"] == "coffee: 8.70 €"
+        finally:
+            process.terminate()
+        assert process.wait(timeout=20) == 0
 
 
 def test_every_example_is_tested_and_tells_its_command() -> None:
