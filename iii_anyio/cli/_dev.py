@@ -70,6 +70,13 @@ OPTIONS: Final = (
         default=False,
     ),
     DevOption(
+        "allow_origin",
+        ("--allow-origin",),
+        str,
+        "web pages that may connect, besides those of this machine; several with commas, * for all",
+        "ORIGIN",
+    ),
+    DevOption(
         "backend", ("--backend",), Literal["asyncio", "trio"], "what the event loop runs on", default="asyncio"
     ),
     DevOption("no_reload", ("--no-reload",), bool, "leave the app running when its files change", default=False),
@@ -136,6 +143,7 @@ def dev(
     console_port: int | None,
     data: Path | None,
     allow_remote: bool,
+    allow_origin: str | None,
     backend: Literal["asyncio", "trio"],
     no_reload: bool,
     verbose: bool,
@@ -163,6 +171,8 @@ def dev(
     log_to_stderr(logging.INFO if verbose else logging.WARNING)
     arguments: dict[str, Any] = {name: value for name, value in ports.items() if value is not None}
     arguments |= {"config": config, "host": host, "data": data, "allow_remote": allow_remote}
+    if allow_origin is not None:
+        arguments["allowed_origins"] = [origin.strip() for origin in allow_origin.split(",")]
     try:
         return anyio.run(partial(_serve, arguments, target, changes, as_json=json), backend=backend)
     except (ImportError, OSError, ValueError) as exc:

@@ -1,6 +1,6 @@
 """Events on their way to the targets of observers: what a target gets, how many at once, how deep (§16.6, §16.7).
 
-Below: ``_invocations`` makes the calls. Above: ``_observers`` says which observer an event is for.
+Below: ``_forwarding`` and ``_invocations`` make the calls. Above: ``_observers`` says which observer an event is for.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from .._protocol.messages import ABSENT, InvokeFunction
 from ..errors import EncodeError, PayloadTooLargeError
 from ..filter import CompiledFilter
 from ._errors import shorten
-from ._observer_specs import PARTS, Key, ObserverSpec
+from ._observer_specs import PARTS, ObserverSpec
 
 if TYPE_CHECKING:
+    from ._answers import Answers
+    from ._forwarding import Forwarding
     from ._functions import FunctionTable
     from ._invocations import Invocations
 
-__all__ = ("MAX_DEPTH", "Activations", "Event", "Observer", "Watch", "clean_caller", "stamped_caller")
+__all__ = ("MAX_DEPTH", "Activations", "Event", "Observer", "clean_caller", "stamped_caller")
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class Observer:
-    """One observer. ``_observers`` has the rules of its states."""
+    """One observer. ``_observer_table`` has the rules of its states."""
 
     id: str
     spec: ObserverSpec
@@ -107,27 +109,22 @@ class Observer:
     waiting_bytes: int = 0
     is_draining: bool = False
     dropped: Counter[str] = field(default_factory=Counter[str])
+    judged: Callable[[Observer], None] | None = None
+    """Of one that stands for an old trigger: told each time its state has been judged, in place of the worker."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the one who has asked for it is there."""
+        return self.session is not None or self.judged is not None
 
     @property
     def is_open(self) -> bool:
         """Whether it is to get events that belong to it."""
-        return self.session is not None and self.refusal is None and self.state != "disposed"
+        return self.is_wanted and self.refusal is None and self.state != "disposed"
 
-
-@dataclass(slots=True, eq=False)
-class Watch:
-    """What is known of an observed invocation when it begins, and who watches it then (P-64)."""
-
-    observers: tuple[Observer, ...]
-    key: Key
-    parts: dict[str, Any]
-    started_at_ms: int
-    started_ns: int
-
-    def ended(self, result: Any, error: dict[str, Any] | None, now_ns: int) -> tuple[dict[str, Any], float]:
-        """All parts of the invocation, and its milliseconds."""
-        outcome = {"output": None if result is ABSENT else result} if error is None else {"error": error}
-        return self.parts | outcome, max(0, now_ns - self.started_ns) / 1e6
+    def may_be_changed_by(self, session: EngineSession) -> bool:
+        """Whether a worker may announce it again, or remove it: its own, or one whose worker is away."""
+        return self.judged is None and self.session in (session, None)
 
 
 @dataclass(slots=True)
@@ -154,8 +151,13 @@ class Activations:
         self._functions = functions
         self._new_id = new_id
         self._used_up = used_up
-        self.invocations: Invocations
-        """Set by whoever makes both."""
+        self._invocations: Invocations
+        self._forwarding: Forwarding
+        self._answers: Answers
+
+    def connect(self, invocations: Invocations, forwarding: Forwarding, answers: Answers) -> None:
+        """Say who makes the calls; they in turn ask who observes what."""
+        self._invocations, self._forwarding, self._answers = invocations, forwarding, answers
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -178,18 +180,19 @@ class Activations:
     def _start(self, observer: Observer, event: Event) -> None:
         spec = observer.spec
         target = self._functions.get(*spec.target)
-        if target is None or observer.session is None:
+        if target is None or (target.builtin is not None and observer.session is None):
             self._drop(observer, "INACTIVE")
             return
         activation_id = self._new_id()
         observer.fires += 1
-        if target.builtin is not None:  # it ends before anything else begins, so nothing is in flight
+        if target.builtin is not None and observer.session is not None:
+            # It ends before anything else begins, so nothing is in flight.
             call = InvokeFunction(target.id, _data(observer, event, activation_id), traceparent=event.traceparent)
-            self.invocations.run_void(observer.session, target.builtin, call)
+            self._invocations.run_void(observer.session, target.builtin, call)
         else:
             limited = spec.max_in_flight is not None
             observer.in_flight += limited
-            is_sent = self.invocations.activate(
+            is_sent = self._forwarding.activate(
                 target,
                 _data(observer, event, activation_id),
                 ABSENT if spec.metadata is None else spec.metadata,
@@ -209,9 +212,14 @@ class Activations:
 
     # -- calls of the owner --------------------------------------------------------------------------------------
 
+    def refuse(self, session: EngineSession, message: InvokeFunction, reply_id: str | None, observer_id: str) -> None:
+        """Tell an owner that an observer gets no calls."""
+        problem = f"this worker has no active observer {shorten(observer_id)}"
+        self._answers.refuse(session, message, reply_id, "OBSERVER_NOT_ACTIVE", problem)
+
     def call(self, observer: Observer, session: EngineSession, message: InvokeFunction, reply_id: str | None) -> None:
         """Relay an owner's call to the target, and the answer to the owner (§16.7)."""
-        refuse = self.invocations.refuse
+        refuse = self._answers.refuse
         spec = observer.spec
         depth = (message.observe_depth or 0) + 1
         if depth > MAX_DEPTH:
@@ -236,7 +244,7 @@ class Activations:
             observer.fires += 1
             observer.in_flight += limited
             asked = clean_caller(message.caller).get("invocation_id") or reply_id or self._new_id()
-            is_sent = self.invocations.relay(
+            is_sent = self._invocations.relay(
                 session,
                 message,
                 reply_id,

@@ -20,6 +20,7 @@ import h11
 from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, TaskStatus
 
 from .._runtime.cleanup import last_words
+from ._sockets import accepting
 
 if TYPE_CHECKING:
     import socket
@@ -70,12 +71,7 @@ async def serve_asgi(
         task_status: ``started()`` is called once connections are accepted.
     """
     server = _Server(app, shutdown_timeout)
-    try:
-        sock.listen(128)
-        listener = await SocketListener.from_socket(sock)
-    except BaseException:
-        sock.close()
-        raise
+    listener = await accepting(sock)
     async with anyio.create_task_group() as group:
         await server.run(listener, group, task_status)
 

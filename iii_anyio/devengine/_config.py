@@ -7,7 +7,6 @@ Only what this engine does itself is looked at here; the ``config`` of each buil
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import Any, Final, cast
 
 from ._access import Rule
 from ._http_options import HttpOptions
-from ._listeners import LOOPBACK, Listener, Rbac
+from ._listeners import Listener, Rbac
+from ._origins import Origins, is_loopback
 from ._yaml import Document, Path, expand, read_yaml
 
 __all__ = (
@@ -217,6 +217,8 @@ class Settings:
     """Those of them that are configured by argument."""
     config: EngineConfig | None
     """What was read; None when there is no configuration, and every built-in worker is started."""
+    origins: Origins
+    """Web pages that may subscribe to streams."""
 
     def has_service(self, name: str) -> bool:
         """Whether a built-in worker is to be started."""
@@ -236,14 +238,15 @@ class Arguments:
     namespace_grace: float | None
     http: HttpOptions | None
     workers: Mapping[str, Mapping[str, Any]] | None
+    allowed_origins: Sequence[str] = ()
 
 
 def settle(arguments: Arguments, config: EngineConfig | None) -> Settings:
     """Put arguments over the configuration.
 
     Raises:
-        ValueError: Something would listen where others reach it, without ``rbac`` and without ``allow_remote``; or a
-            port is given for a worker that the configuration leaves out.
+        ValueError: Something would listen where others reach it, without ``rbac`` and without ``allow_remote``; a
+            port is given for a worker that the configuration leaves out; or an allowed origin is none.
     """
     given = {STANDALONE.get(name, name): value for name, value in (arguments.workers or {}).items()}
     settings = Settings(
@@ -255,6 +258,7 @@ def settle(arguments: Arguments, config: EngineConfig | None) -> Settings:
         workers={**(config.workers if config is not None else {}), **given},
         given=given.keys(),
         config=config,
+        origins=Origins(arguments.allowed_origins),
     )
     if not arguments.allow_remote:
         for listener in settings.listeners:
@@ -279,6 +283,13 @@ def _listeners(arguments: Arguments, config: EngineConfig | None) -> tuple[Liste
         listeners = (replace(listeners[0], port=arguments.port), *listeners[1:])
     if arguments.host is not None:
         listeners = tuple(replace(listener, host=arguments.host) for listener in listeners)
+    if arguments.allowed_origins:
+        listeners = tuple(
+            listener
+            if listener.rbac is not None or listener.allowed_origins is not None
+            else replace(listener, allowed_origins=arguments.allowed_origins)
+            for listener in listeners
+        )
     return listeners
 
 
@@ -315,13 +326,7 @@ def _grace(arguments: Arguments, config: EngineConfig | None) -> float:
 
 
 def _check_local(what: str, host: str) -> None:
-    if host in LOOPBACK:
-        return
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = False
-    if not is_local:
+    if not is_loopback(host):
         raise ValueError(
             f"host {host!r} of {what} can be reached by others, and nothing there checks credentials; listen on "
             "127.0.0.1, guard the listener with rbac, or pass allow_remote=True (--allow-remote) if that is what you "

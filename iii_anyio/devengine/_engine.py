@@ -1,4 +1,4 @@
-"""The engine with I/O: listeners, connections, built-in workers, timers. ``open_engine`` is its lifetime.
+"""The engine's lifetime: what starts, in which order, and what ends when. ``open_engine`` makes one.
 
 Tasks (all end with the ``async with`` block):
 
@@ -6,66 +6,48 @@ Tasks (all end with the ``async with`` block):
     engine group
     ├─ built-in workers        each a worker on a DirectWire with the tasks of its service, such as the HTTP server;
     │                          they end first, so that triggers stop firing
-    └─ connections group
-       ├─ worker listeners     one task per WebSocket
-       │                       (data channels: ``_channels``)
-       ├─ in-process workers   one task per DirectWire
-       ├─ channel sweeps
-       └─ timers
+    └─ connections             ``_connections`` has its tasks
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
-from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin, create_task_group
-from anyio.abc import SocketAttribute, SocketListener, TaskGroup, TaskStatus
+from anyio import AsyncContextManagerMixin, create_task_group
+from anyio.abc import SocketAttribute, SocketListener, TaskGroup
 
-from .._protocol.codec import encode
-from .._protocol.messages import ErrorMessage
-from .._runtime.cleanup import last_words, unwrap_single
+from .._runtime.cleanup import unwrap_single
 from .._version import __version__
-from .._wire.direct import direct_pair
-from .._wire.listen import Accepted, serve_websockets
-from ..errors import ConnectError, InvocationError
 from ..options import InitOptions, Limits, TelemetryOptions
-from ..worker import Worker, open_worker
-from ._channels import CHANNEL_PATH, Channels
+from ..worker import Worker, run_worker
+from ._channels import Channels
 from ._config import AS_CONFIGURED, Address, Arguments, Settings, load_config, read_config, settle
-from ._connection import EngineConnection
+from ._connections import Connections
 from ._console import DESCRIPTION, NAME, browser_url, read_files, serve_console
-from ._listeners import Listener, authenticate
-from ._otel_socket import OTEL_PATH, serve_otel
 from ._router import Router
 from ._services import SERVICES, Host
+from ._sockets import bind, bracketed, listen
 from ._storage import Storage, open_storage
 from ._yaml import Document
 from .builtins.http import HttpTrigger
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from .._protocol.engine_session import EngineSession
-    from ..abc import ChannelWire, Connector, Wire
-    from ._access import Grants
+    from ..abc import Connector
     from ._asgi_server import ASGIApp
-    from ._builtin import Timer
-    from ._telemetry import Telemetry
+    from ._listeners import Listener
     from .builtins.http import HttpOptions
 
 __all__ = ("Engine", "open_engine")
-
-logger: Final = logging.getLogger("iii_anyio.devengine")
 
 
 class Engine(AsyncContextManagerMixin):
@@ -90,9 +72,7 @@ class Engine(AsyncContextManagerMixin):
         self._strict_upstream = strict_upstream
         self._data = data
         self._console_port = console_port
-        self._connections: dict[EngineSession, EngineConnection] = {}
-        self._group: TaskGroup | None = None
-        self._is_announcing = False
+        self._connections = Connections(self._router, self._channels)
         self.url: str = ""
         """WebSocket URL for workers, of the first listener; empty when nothing listens."""
         self.urls: tuple[str, ...] = ()
@@ -112,82 +92,11 @@ class Engine(AsyncContextManagerMixin):
     @property
     def connections(self) -> int:
         """How many workers are connected, not counting the built-in ones."""
-        return sum(not session.is_in_process for session in self._connections)
+        return self._connections.workers
 
     def connector(self) -> Connector:
         """A way to this engine without sockets: ``open_worker(connector=engine.connector())``."""
-        return _DirectConnector(lambda: self._connect_direct(is_builtin=False), self._channels, self._router.telemetry)
-
-    # -- connections ---------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _connect_direct(self, *, is_builtin: bool) -> AsyncGenerator[Wire]:
-        if self._group is None:
-            raise ConnectError("the in-process engine", "it has ended")
-        ours, theirs = direct_pair()
-        session = self._router.connect(ip_address=None if is_builtin else "127.0.0.1", in_process=is_builtin)
-        self._group.start_soon(self._serve, theirs, session, name="engine in-process connection")
-        try:
-            yield ours
-        finally:
-            with last_words(1.0):
-                await ours.aclose()
-
-    async def _accept(self, listener: Listener, accepted: Accepted) -> None:
-        if accepted.path.startswith(CHANNEL_PATH):
-            await self._channels.serve(accepted)
-            return
-        if accepted.path not in ("/", OTEL_PATH):
-            await accepted.reject(404, "Not found")
-            return
-        wire = await accepted.accept()
-        access: tuple[Listener, Grants] | None = None
-        if listener.is_guarded:
-            try:
-                access = listener, await authenticate(listener, self._router, accepted, self._routed)
-            except InvocationError as refusal:
-                logger.warning("connection from %s refused: %s", accepted.peer, refusal.message)
-                await wire.send([encode(ErrorMessage({"code": refusal.code, "message": refusal.message}))])
-                await wire.aclose(1005)
-                return
-        if accepted.path == OTEL_PATH:
-            await serve_otel(wire, self._router.telemetry, accepted.peer)
-            return
-        await self._serve(wire, self._router.connect(ip_address=accepted.peer, access=access))
-
-    async def _serve(self, wire: Wire, session: EngineSession) -> None:
-        assert self._settings is not None
-        connection = EngineConnection(wire, self._router, session, grace=self._settings.grace, routed=self._routed)
-        self._connections[session] = connection
-        self._routed()
-        try:
-            await connection.run()
-        finally:
-            del self._connections[session]
-
-    def _routed(self) -> None:
-        """After the router took messages: wake the writers it has work for, start the timers it wants."""
-        for session in self._router.take_dirty():
-            if (connection := self._connections.get(session)) is not None:
-                connection.wake()
-        if self._group is None:
-            return  # the engine is ending, and with it all that is to come
-        for timer in self._router.take_timers():
-            self._group.start_soon(self._run_timer, timer, name="engine timer")
-        if self._router.functions_changed and not self._is_announcing:
-            self._is_announcing = True
-            self._group.start_soon(self._announce_functions, name="engine functions-available")
-
-    async def _run_timer(self, timer: Timer) -> None:
-        await anyio.sleep(timer.seconds)
-        self._router.timer_expired(timer)
-        self._routed()
-
-    async def _announce_functions(self) -> None:
-        await anyio.sleep(0.05)  # one event for the many changes of a connecting worker (upstream: a poll of 5 s)
-        self._is_announcing = False
-        self._router.fire_functions_available()
-        self._routed()
+        return self._connections.connector()
 
     # -- lifetime ------------------------------------------------------------------------------------------------
 
@@ -199,18 +108,18 @@ class Engine(AsyncContextManagerMixin):
             settings = self._settings = await self._settle()
             listeners: list[tuple[SocketListener, Listener]] = []
             for options in settings.listeners:
-                sockets = await stack.enter_async_context(await _listen(options.host, options.port))
+                sockets = await stack.enter_async_context(await listen(options.host, options.port))
                 listeners.append((sockets, options))
-                self.urls += (f"ws://{_bracketed(options.host)}:{sockets.extra(SocketAttribute.local_port)}",)
+                self.urls += (f"ws://{bracketed(options.host)}:{sockets.extra(SocketAttribute.local_port)}",)
             self.url = self.urls[0] if self.urls else ""
-            http_socket, origin = _bind(stack, settings.http_address, "http_port")
+            http_socket, origin = bind(stack, settings.http_address, "http_port")
             self.http_url = origin and f"http://{origin}"
-            stream_socket, origin = _bind(stack, settings.stream_address, "stream_port")
+            stream_socket, origin = bind(stack, settings.stream_address, "stream_port")
             self.stream_url = origin and f"ws://{origin}"
             console_address = None if self._console_port is None else Address(self._console_port)
             if console_address is not None and not self.url:
                 raise ValueError("the console is a worker in a browser, which needs a port for workers to connect to")
-            console_socket, origin = _bind(stack, console_address, "console_port")
+            console_socket, origin = bind(stack, console_address, "console_port")
             self.console_url = origin and f"http://{origin}"
             if settings.config is not None:
                 settings.config.warn_unserved({service.name for service in SERVICES}, self.url)
@@ -222,11 +131,12 @@ class Engine(AsyncContextManagerMixin):
                 http_socket=http_socket,
                 stream_socket=stream_socket,
                 strict_upstream=self._strict_upstream,
-                routed=self._routed,
+                origins=settings.origins,
+                routed=self._connections.routed,
             )
             with unwrap_single():
                 async with create_task_group() as group:
-                    await group.start(self._run_connections, listeners, name="engine connections")
+                    await group.start(self._connections.run, listeners, settings.grace, name="engine connections")
                     try:
                         async with AsyncExitStack() as services:
                             for service in SERVICES:
@@ -269,30 +179,8 @@ class Engine(AsyncContextManagerMixin):
             return self._settings
         return settle(self._arguments, await anyio.to_thread.run_sync(load_config, self._config_path))
 
-    async def _run_connections(
-        self,
-        listeners: Sequence[tuple[SocketListener, Listener]],
-        *,
-        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
-    ) -> None:
-        async with create_task_group() as group:
-            self._group = group
-            for sockets, options in listeners:
-                serve = partial(
-                    serve_websockets,
-                    sockets,
-                    partial(self._accept, options),
-                    handshake_timeout=options.handshake_timeout,
-                )
-                group.start_soon(serve, name="engine worker listener")
-            self._channels.start()
-            task_status.started()
-            try:
-                await self._channels.run_sweeps()
-            finally:
-                self._group = None  # nothing is started in a group that is about to end
-
-    def _builtin(self, name: str, description: str) -> AbstractAsyncContextManager[Worker]:
+    @asynccontextmanager
+    async def _builtin(self, name: str, description: str) -> AsyncGenerator[Worker]:
         """A built-in is a worker like any other, but for its wire."""
         options = InitOptions(
             worker_name=name,
@@ -303,28 +191,9 @@ class Engine(AsyncContextManagerMixin):
             limits=Limits(max_concurrency=10_000, offline_queue=10_000),
             otel=False,
         )
-        connect = _DirectConnector(
-            lambda: self._connect_direct(is_builtin=True), self._channels, self._router.telemetry
-        )
-        return open_worker("direct", options, connector=connect)
-
-
-class _DirectConnector:
-    """The ways into an engine of this process: for workers, the ends of their data channels, and their telemetry."""
-
-    def __init__(self, connect: Connector, channels: Channels, telemetry: Telemetry) -> None:
-        self._connect = connect
-        self._channels = channels
-        self._telemetry = telemetry
-
-    def __call__(self) -> AbstractAsyncContextManager[Wire]:
-        return self._connect()
-
-    def channel(self, channel_id: str, access_key: str, direction: str) -> AbstractAsyncContextManager[ChannelWire]:
-        return self._channels.open(channel_id, access_key, direction)
-
-    def take_telemetry(self, frame: bytes) -> None:
-        self._telemetry.receive(frame, "a worker of this process")
+        connect = self._connections.connector(is_builtin=True)
+        async with run_worker("direct", options, connect, is_builtin=True) as (supervisor, namespace):
+            yield Worker(supervisor, namespace)
 
 
 def open_engine(
@@ -342,6 +211,7 @@ def open_engine(
     strict_upstream: bool = False,
     data: Path | str | None = None,
     console_port: int | None = None,
+    allowed_origins: Sequence[str] = (),
 ) -> Engine:
     """Make a development engine; ``async with`` runs it.
 
@@ -365,6 +235,8 @@ def open_engine(
             found there by the next engine, also after kill -9. By default everything is in memory.
         console_port: For the console, a page to look into the engine, on 127.0.0.1; usually 3113, 0 takes a free one.
             None, the default, has none.
+        allowed_origins: Web pages that may connect as workers and subscribe to streams, besides those of this machine:
+            ``["https://shop.example"]``, or ``["*"]`` for all. A listener with ``rbac`` decides itself.
 
     Raises:
         ValueError: A host that others can reach, without ``rbac`` and ``allow_remote``; a configuration that is wrong.
@@ -383,6 +255,7 @@ def open_engine(
             namespace_grace=namespace_grace,
             http=http,
             workers=workers,
+            allowed_origins=allowed_origins,
         ),
         config=config,
         strict_upstream=strict_upstream,
@@ -401,40 +274,3 @@ def _placed(settings: Settings, name: str) -> Generator[None]:
         if place is None or name in settings.given:
             raise
         raise ValueError(f"{place}: {exc}") from exc
-
-
-async def _listen(host: str, port: int) -> SocketListener:
-    try:
-        listener = (await anyio.create_tcp_listener(local_host=host, local_port=port)).listeners[0]
-    except OSError as exc:
-        raise _not_bound(exc, host, port, "port") from exc
-    assert isinstance(listener, SocketListener)
-    return listener
-
-
-def _bind(stack: AsyncExitStack, address: Address | None, parameter: str) -> tuple[socket.socket | None, str]:
-    """Bind a socket; returns it and what goes into a URL."""
-    if address is None:
-        return None, ""
-    sock = stack.enter_context(_bound(address.host, address.port, parameter))
-    return sock, f"{_bracketed(address.host)}:{sock.getsockname()[1]}"
-
-
-def _bound(host: str, port: int, parameter: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-    except OSError as exc:
-        sock.close()
-        raise _not_bound(exc, host, port, parameter) from exc
-    return sock
-
-
-def _not_bound(exc: OSError, host: str, port: int, parameter: str) -> OSError:
-    return OSError(exc.errno, f"{parameter} {port} on {host}: {os.strerror(exc.errno or 0)}")
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -59,7 +59,7 @@ def engine_builtins(router: Router) -> list[Builtin]:
     return [
         Builtin(
             "engine::workers::register",
-            router.register_worker,
+            router.identities.register,
             Input(
                 runtime="string",
                 version="string",

@@ -16,7 +16,7 @@ from ._builtin import Builtin, Deferred
 from ._errors import shorten
 from ._observer_specs import Descriptor
 
-__all__ = ("Endpoint", "Function", "FunctionTable")
+__all__ = ("Endpoint", "Function", "FunctionListener", "FunctionTable")
 
 logger: Final = logging.getLogger(__name__)
 
@@ -73,6 +73,18 @@ class Function:
         return self.owner is None or self.owner.is_in_process
 
 
+class FunctionListener(Protocol):
+    """Who is told of functions that come and go."""
+
+    def function_put(self, function: Function) -> None:
+        """One is registered, perhaps again, or is there again."""
+        ...
+
+    def function_gone(self, function: Function) -> None:
+        """One is registered no more."""
+        ...
+
+
 class FunctionTable:
     """Functions keyed by id, then namespace: the id alone tells in which namespaces it exists (P-115, P-117)."""
 
@@ -81,10 +93,7 @@ class FunctionTable:
         self._was_there: dict[tuple[str, str], bool] = {}  # of those that came or went since `take_changed`
         self.open_endpoint: OpenEndpoint | None = None
         """Set by the built-in worker that calls external HTTP functions."""
-        self.put: Callable[[Function], None] | None = None
-        """Told of every function that is registered, or is there again."""
-        self.gone: Callable[[Function], None] | None = None
-        """Told of every function that is registered no more."""
+        self.told: list[FunctionListener] = []
 
     def __iter__(self) -> Iterator[Function]:
         for functions in self._by_id.values():
@@ -185,10 +194,10 @@ class FunctionTable:
             self._was_there.setdefault((session.namespace, function_id), True)
             if not functions:
                 del self._by_id[function_id]
-        if self.gone is not None:
-            self.gone(released)
-            if released.shadows is not None and self.put is not None:
-                self.put(released.shadows)
+        for listener in self.told:
+            listener.function_gone(released)
+        if released.shadows is not None:
+            self._tell_put(released.shadows)
 
     def release_all(self, session: EngineSession) -> None:
         """Remove everything a connection owns."""
@@ -200,5 +209,8 @@ class FunctionTable:
         if function.namespace not in functions:
             self._was_there.setdefault((function.namespace, function.id), False)
         functions[function.namespace] = function
-        if self.put is not None:
-            self.put(function)
+        self._tell_put(function)
+
+    def _tell_put(self, function: Function) -> None:
+        for listener in self.told:
+            listener.function_put(function)

@@ -1,19 +1,15 @@
-"""What stands between one connection of a guarded listener and the router: filters, hooks, prefix, middleware (§6).
+"""What stands between one connection of a guarded listener and the router: filters, prefix, middleware (§6).
 
-Pure: a hook is an invocation like others, and what the worker sends meanwhile waits here, in order, so that the router
-never does. Answers go past the queue; without that, a hook that calls the worker would wait for itself.
-
-Below: ``_access``. Above: ``_router`` hands every message of the connection to ``receive``, and each call comes by
-again in ``intercept`` when its ids are checked.
+Below: ``_access`` decides, ``_hooks`` asks the registration hooks. Above: ``_router`` hands every message of the
+connection to ``receive``, and each call comes by again in ``intercept`` when its ids are checked.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import (
@@ -21,8 +17,6 @@ from .._protocol.messages import (
     InvocationResult,
     InvokeFunction,
     Message,
-    Ping,
-    Pong,
     RegisterFunction,
     RegisterTrigger,
     RegisterTriggerType,
@@ -34,6 +28,7 @@ from .._protocol.messages import (
 from ..errors import InvocationError
 from ._access import Decision, Grants, decide
 from ._errors import shorten
+from ._hooks import Hooks, log_dropped
 from ._triggers import REGISTRATION_FAILED
 
 if TYPE_CHECKING:
@@ -41,23 +36,15 @@ if TYPE_CHECKING:
     from ._listeners import Listener
     from ._router import Router
 
-__all__ = ("HOOK_TIMEOUT", "Guard")
+__all__ = ("Guard",)
 
 logger = logging.getLogger(__name__)
 
 REGISTER: Final = "engine::workers::register"
-HOOK_TIMEOUT: Final = 30.0
-"""Seconds for a hook; then the registration is denied. Upstream waits for ever."""
-MAX_WAITING: Final = 50_000
-"""Messages that may wait for a hook."""
-UNORDERED: Final[frozenset[type[Any]]] = frozenset({InvocationResult, TriggerRegistrationResult, Ping, Pong})
 _REASONS: Final = {
     Decision.FORBIDDEN: "remove from rbac.forbidden_functions",
     Decision.NOT_EXPOSED: "add to rbac.expose_functions",
 }
-
-Apply: TypeAlias = "Callable[[dict[str, Any]], None]"
-"""Takes what a hook returned; ``{}`` without hook."""
 
 
 class Guard:
@@ -95,15 +82,9 @@ class Guard:
         self._reserved = listener.reserved
         self._perform = perform
         self._send = send
-        self._overflow = overflow
-        self._max_bytes = max_bytes
-        self._queue: deque[tuple[Message | Callable[[], None], int]] = deque()
-        self._queued_bytes = 0
-        self._asked = 0  # hooks so far
-        self._is_asking = False
-        self._is_draining = False
-        self._is_timing = False
-        self._give_up: Callable[[], None] = lambda: None  # of the hook being asked
+        self._hooks = Hooks(router, session, grants.context, take=self._take, overflow=overflow, max_bytes=max_bytes)
+        self.receive: Callable[[Message, int], None] = self._hooks.receive
+        """Take a message of so many bytes; it waits while a hook is asked about an earlier one."""
         self._was_refused = False
         # Where a prefix or a hook changed an id: the worker's own to the engine's, and for functions back.
         self._functions: dict[str, str] = {}
@@ -113,23 +94,9 @@ class Guard:
 
     # -- messages ------------------------------------------------------------------------------------------------
 
-    def receive(self, message: Message, size: int) -> None:
-        """Take a message of ``size`` bytes; it waits while a hook is asked about an earlier one."""
-        if not self._is_asking or type(message) in UNORDERED:
-            self._take(message)
-            return
-        self._queue.append((message, size))
-        self._queued_bytes += size
-        if len(self._queue) > MAX_WAITING or self._queued_bytes > self._max_bytes:
-            logger.warning("worker %s dropped: too many messages wait for a registration hook", self._session.label)
-            self._overflow(self._session)
-
     def when_idle(self, callback: Callable[[], None]) -> bool:
         """Call back when everything received so far has been carried out; False when it has been already."""
-        if not self._is_asking:
-            return False
-        self._queue.append((callback, 0))
-        return True
+        return self._hooks.when_idle(callback)
 
     def _take(self, message: Message) -> None:
         match message:
@@ -219,7 +186,7 @@ class Guard:
     def _register_function(self, message: RegisterFunction) -> None:
         what = f"function {shorten(message.id)}"
         if not self._grants.allow_function_registration:
-            self._drop(what, "it may not register functions")
+            log_dropped(self._session, what, "it may not register functions")
             return
         data = {
             "function_id": message.id,
@@ -228,13 +195,13 @@ class Guard:
             "namespace": self._session.namespace or DEFAULT_NAMESPACE,
         }
         hook = None if self._rbac is None else self._rbac.on_function_registration_function_id
-        self._ask(hook, data, what, lambda changes: self._add_function(message, changes))
+        self._hooks.ask(hook, data, what, lambda changes: self._add_function(message, changes))
 
     def _add_function(self, message: RegisterFunction, changes: dict[str, Any]) -> None:
         own_id = message.id
         stored = self._prefixed(_text(changes, "function_id", own_id))
         if stored in self._reserved and (self._session.namespace or DEFAULT_NAMESPACE) == DEFAULT_NAMESPACE:
-            self._drop(f"function {shorten(stored)}", "the function of that id guards its listener")
+            log_dropped(self._session, f"function {shorten(stored)}", "the function of that id guards its listener")
             return
         previous = self._functions.pop(own_id, None)
         if previous is not None:
@@ -250,7 +217,7 @@ class Guard:
     def _register_trigger_type(self, message: RegisterTriggerType) -> None:
         what = f"trigger type {shorten(message.id)}"
         if not self._grants.allow_trigger_type_registration:
-            self._drop(what, "it may not register trigger types")
+            log_dropped(self._session, what, "it may not register trigger types")
             return
         data = {"trigger_type_id": message.id, "description": message.description}
         hook = None if self._rbac is None else self._rbac.on_trigger_type_registration_function_id
@@ -262,7 +229,7 @@ class Guard:
             description = _text(changes, "description", message.description)
             self._perform(self._session, replace(message, id=stored, description=description))
 
-        self._ask(hook, data, what, apply)
+        self._hooks.ask(hook, data, what, apply)
 
     def _register_trigger(self, message: RegisterTrigger) -> None:
         what = f"trigger {shorten(message.id)} of type {shorten(message.trigger_type)}"
@@ -271,7 +238,7 @@ class Guard:
             return
         types = self._grants.allowed_trigger_types
         if types is not None and message.trigger_type not in types:
-            self._drop(what, "the type is not among its allowed_trigger_types")
+            log_dropped(self._session, what, "the type is not among its allowed_trigger_types")
             return
         data = {
             "trigger_id": message.id,
@@ -282,7 +249,7 @@ class Guard:
             "namespace": message.namespace or DEFAULT_NAMESPACE,
         }
         hook = None if self._rbac is None else self._rbac.on_trigger_registration_function_id
-        self._ask(hook, data, what, lambda changes: self._add_trigger(message, changes))
+        self._hooks.ask(hook, data, what, lambda changes: self._add_trigger(message, changes))
 
     def _add_trigger(self, message: RegisterTrigger, changes: dict[str, Any]) -> None:
         trigger_id = _text(changes, "trigger_id", message.id)
@@ -343,76 +310,6 @@ class Guard:
     def _prefixed(self, function_id: str) -> str:
         prefix = self._grants.function_registration_prefix
         return function_id if prefix is None else f"{prefix}::{function_id}"
-
-    def _drop(self, what: str, reason: str) -> None:
-        # The worker is not told (RB-16, RB-18): the log is the only place to find out.
-        logger.warning("%s of worker %s not registered: %s", what, self._session.label, reason)
-
-    # -- hooks ---------------------------------------------------------------------------------------------------
-
-    def _ask(self, hook: str | None, data: dict[str, Any], what: str, apply: Apply) -> None:
-        """Ask a hook about a registration, and apply what it returns; anything but an object denies (§6.5)."""
-        if hook is None:
-            apply({})
-            return
-        self._asked += 1
-        asked = self._asked
-        self._is_asking = True
-
-        def settle(result: Any, error: dict[str, Any] | None) -> None:
-            if not self._is_asking or self._asked != asked:
-                return
-            self._is_asking = False
-            if self._session.is_live:
-                if error is not None:
-                    self._drop(what, f"hook {hook}: {shorten(error['message'])}")
-                elif not isinstance(result, dict):
-                    self._drop(what, f"hook {hook} returned no object")
-                else:
-                    apply(cast("dict[str, Any]", result))
-            self._drain()
-
-        data["context"] = self._grants.context
-        invocation = self._router.invocations.ask(DEFAULT_NAMESPACE, hook, data, settle)
-
-        def give_up() -> None:
-            self._router.invocations.abandon(invocation)
-            settle(None, {"code": "TIMEOUT", "message": f"did not answer in {HOOK_TIMEOUT:g} s"})
-
-        self._give_up = give_up
-        if self._is_asking:
-            self._watch()
-
-    def _watch(self) -> None:
-        """Give up a hook that is late. One timer, however many hooks are asked; so one may get twice the time."""
-        if self._is_timing:
-            return
-        self._is_timing = True
-        asked = self._asked
-
-        def expired() -> None:
-            self._is_timing = False
-            if self._is_asking and self._asked == asked:
-                self._give_up()
-            elif self._is_asking:
-                self._watch()
-
-        self._router.call_later(HOOK_TIMEOUT, expired)
-
-    def _drain(self) -> None:
-        if self._is_draining:
-            return
-        self._is_draining = True
-        try:
-            while self._queue and not self._is_asking and self._session.is_live:
-                entry, size = self._queue.popleft()
-                self._queued_bytes -= size
-                if callable(entry):
-                    entry()
-                else:
-                    self._take(entry)
-        finally:
-            self._is_draining = False
 
 
 def _text(changes: dict[str, Any], key: str, original: Any) -> Any:

@@ -15,14 +15,14 @@ import anyio
 from .._protocol.engine_session import DEFAULT_NAMESPACE
 from ..errors import InvocationError
 from ._access import Grants, Rule
+from ._origins import Origins
 
 if TYPE_CHECKING:
     from .._wire.listen import Accepted
     from ._router import Router
 
-__all__ = ("LOOPBACK", "Listener", "Rbac", "auth_input", "authenticate")
+__all__ = ("Listener", "Rbac", "auth_input", "authenticate")
 
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 AUTH_TIMEOUT: Final = 30.0
 """Seconds for an auth function. Upstream waits for ever, with the connection open."""
 _PORTS: Final = range(65_536)
@@ -77,6 +77,11 @@ class Listener:
         middleware_function_id: Called in place of every call that is permitted, with a ``MiddlewareFunctionInput``; in
             the namespace of the call.
         handshake_timeout: Seconds for a request head.
+        allowed_origins: Web pages that may connect, such as ``https://shop.example``, besides those of this machine;
+            ``*`` for all. None says those of this machine only, but all with ``rbac``, which is there to decide.
+
+    Raises:
+        ValueError: A value is none of those.
     """
 
     port: int = 49134
@@ -84,12 +89,21 @@ class Listener:
     rbac: Rbac | None = None
     middleware_function_id: str | None = None
     handshake_timeout: float = 10.0
+    allowed_origins: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        _ = self.origins
         if self.port not in _PORTS:
             raise ValueError(f"port must be between 0 and 65535, not {self.port}")
         if not self.handshake_timeout > 0:
             raise ValueError(f"handshake_timeout must be more than 0 seconds, not {self.handshake_timeout}")
+
+    @cached_property
+    def origins(self) -> Origins:
+        """``allowed_origins``, read."""
+        if self.allowed_origins is None:
+            return Origins(() if self.rbac is None else ("*",))
+        return Origins(self.allowed_origins)
 
     @cached_property
     def reserved(self) -> frozenset[str]:
@@ -148,13 +162,13 @@ async def authenticate(listener: Listener, router: Router, accepted: Accepted, r
         answered.set()
 
     function_id = listener.rbac.auth_function_id
-    invocation = router.invocations.ask(DEFAULT_NAMESPACE, function_id, auth_input(accepted), settle)
+    invocation = router.forwarding.ask(DEFAULT_NAMESPACE, function_id, auth_input(accepted), settle)
     routed()
     try:
         with anyio.move_on_after(AUTH_TIMEOUT):
             await answered.wait()
     finally:
-        router.invocations.abandon(invocation)
+        router.forwarding.abandon(invocation)
     if not outcome:
         raise InvocationError("AUTH_ERROR", f"the auth function {function_id} did not answer in {AUTH_TIMEOUT:g} s")
     result, error = outcome[0]

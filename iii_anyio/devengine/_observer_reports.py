@@ -128,7 +128,7 @@ def observer_builtins(observers: Observers) -> list[Builtin]:
     """``engine::observers::get`` (§14.2)."""
 
     def get(session: EngineSession, data: dict[str, Any]) -> dict[str, Any]:
-        observer = observers.get(data["id"])
+        observer = observers.table.get(data["id"])
         if observer is None or not observers.may_see(session, observer):
             raise InvocationError("NOT_FOUND", f"there is no observer {shorten(data['id'])}")
         spec = observer.spec

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .._protocol.messages import Observe
     from ._schemas import Schema
 
-__all__ = ("PARTS", "Descriptor", "Key", "ObserverSpec", "normal_form", "read_spec")
+__all__ = ("PARTS", "Descriptor", "Key", "ObserverSpec", "legacy_spec", "normal_form", "read_spec")
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +53,15 @@ class ObserverSpec:
     max_fires: int | None
     expires_in_ms: int | None
     max_in_flight: int | None
+    legacy: dict[str, Any] | None = None
+    """Type and config of the old trigger that it stands for."""
 
     def announced(self, observer_id: str) -> dict[str, Any]:
         """What the owner is told of it (§16.3). What is to be delivered bare must be captured, too."""
         capture = self.capture
         if self.deliver != "envelope" and self.deliver not in capture:
             capture = (*capture, self.deliver)
-        return {
+        announced: dict[str, Any] = {
             "id": observer_id,
             "args": self.args,
             "filters": self.filters,
@@ -67,6 +69,7 @@ class ObserverSpec:
             "capture": list(capture),
             "on": self.on,
         }
+        return announced if self.legacy is None else announced | {"legacy": self.legacy}
 
     def is_same(self, other: ObserverSpec) -> bool:
         """Whether both ask for the same, in JSON's terms: for Python ``True`` equals 1."""
@@ -120,6 +123,15 @@ def read_spec(message: Observe) -> tuple[ObserverSpec, CompiledFilter]:
     return spec, compiled
 
 
+def legacy_spec(source: Key, target: Key, trigger_type: str, config: Any, metadata: Any) -> ObserverSpec:
+    """What an old ``registertrigger`` asks for: the bare event, as a trigger's function gets it (§16.3).
+
+    How its owner is to deal with ``config`` only the owner knows; it is no ``args``.
+    """
+    legacy = {"trigger_type": trigger_type, "config": config}
+    return ObserverSpec(source, target, {}, {}, DEFAULT_CAPTURE, ON[0], "input", metadata, None, None, None, legacy)
+
+
 def _key(end: dict[str, Any], what: str) -> Key:
     """Resolved like a call's: the worker names its own namespace if it wants it (§4.3, §7.1)."""
     namespace: str | None = end.get("namespace")
@@ -163,13 +175,16 @@ class Descriptor:
         self.is_owner_delivered: bool = fields.get("delivery") == "owner"
         self.is_allowed: bool = fields.get("allow") is not False
         self._function_id = function_id
+        legacy = fields.get("legacy_trigger_type")
+        self.legacy_trigger_type: str | None = legacy if isinstance(legacy, str) and legacy.strip() else None
+        """Type of the old triggers that it takes."""
         self._args_format: Any = fields.get("args_format")
 
     def refusal(self, spec: ObserverSpec) -> dict[str, str] | None:
         """Why this function may not be observed so; None when it may."""
         if not self.is_allowed:
             return {"code": "NOT_OBSERVABLE", "message": f"{self._function_id[:1000]} does not allow observers"}
-        if not self.is_owner_delivered or self._schema is None:
+        if not self.is_owner_delivered or spec.legacy is not None or self._schema is None:
             return None
         problems = self._schema.violations(spec.args)
         return {"code": INVALID_ARGS, "message": "args: " + "; ".join(problems)} if problems else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -60,32 +60,35 @@ class _Origin:
 
 def read_spans(body: object, problems: Problems) -> Iterator[Record]:
     """The spans of ``{"resourceSpans": [...]}``. One that has not ended is ``pending`` (OB-5)."""
-    for origin, item in _items(body, "resourceSpans", "scopeSpans", "spans", problems):
-        try:
-            yield _span(item, origin)
-        except _BadRecord as error:
-            problems.note(f"span: {error}")
+    return _records(body, ("resourceSpans", "scopeSpans", "spans"), _span, "span", problems)
 
 
 def read_logs(body: object, problems: Problems) -> Iterator[Record]:
     """The logs of ``{"resourceLogs": [...]}``, with all of their twelve keys."""
-    for origin, item in _items(body, "resourceLogs", "scopeLogs", "logRecords", problems):
-        try:
-            yield _log(item, origin)
-        except _BadRecord as error:
-            problems.note(f"log: {error}")
+    return _records(body, ("resourceLogs", "scopeLogs", "logRecords"), _log, "log", problems)
 
 
 def read_metrics(body: object, problems: Problems) -> Iterator[Record]:
     """The metrics of ``{"resourceMetrics": [...]}``; kinds other than gauge, sum and histogram are skipped."""
-    for origin, item in _items(body, "resourceMetrics", "scopeMetrics", "metrics", problems):
+    return _records(body, ("resourceMetrics", "scopeMetrics", "metrics"), _metric, "metric", problems)
+
+
+def _records(
+    body: object,
+    keys: tuple[str, str, str],
+    read: Callable[[dict[str, Any], _Origin], Record | None],
+    what: str,
+    problems: Problems,
+) -> Iterator[Record]:
+    """What ``read`` makes of each; a bad one is noted and does not cost the others."""
+    for origin, item in _items(body, *keys, problems):
         try:
-            metric = _metric(item, origin)
+            record = read(item, origin)
         except _BadRecord as error:
-            problems.note(f"metric: {error}")
+            problems.note(f"{what}: {error}")
         else:
-            if metric is not None:
-                yield metric
+            if record is not None:
+                yield record
 
 
 def _items(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ._channels import Channels
+from ._origins import Origins
 from ._router import Router
 from ._storage import Storage
 from .builtins.configuration import serve_configuration
@@ -48,6 +49,8 @@ class Host:
     """The same for stream subscribers."""
     strict_upstream: bool
     """Copy the defects of the real engine that a client could rely on."""
+    origins: Origins
+    """Web pages that may subscribe."""
     routed: Callable[[], None]
     """To be called after the router was told something outside a connection: has what it left written and done."""
 

@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 from anyio import TASK_STATUS_IGNORED, CancelScope, create_task_group, current_time
-from anyio.abc import SocketListener, TaskStatus
 
 from .._protocol.codec import to_json
 from .._runtime.cleanup import last_words
 from .._wire.listen import Accepted, serve_websockets
 from ..errors import EncodeError, LinkClosed
+from ._sockets import accepting
 from ._subscriptions import Request, Subscriptions, auth_input, read_request
 
 if TYPE_CHECKING:
     import socket
 
+    from anyio.abc import TaskStatus
+
     from .._wire.websocket import WebSocketWire
+    from ._origins import Origins
 
 __all__ = ("StreamHost", "StreamServer")
 
@@ -86,10 +89,12 @@ class StreamServer:
 
     Args:
         host: Answers for the streams.
+        origins: Web pages that may subscribe.
     """
 
-    def __init__(self, host: StreamHost) -> None:
+    def __init__(self, host: StreamHost, origins: Origins) -> None:
         self._host = host
+        self._origins = origins
         self._subscriptions: Subscriptions[_Connection] = Subscriptions()
 
     def __repr__(self) -> str:
@@ -102,13 +107,7 @@ class StreamServer:
             sock: Bound; it is closed in any case.
             task_status: ``started()`` is called once connections are accepted.
         """
-        try:
-            sock.listen(128)
-            listener = await SocketListener.from_socket(sock)
-        except BaseException:
-            sock.close()
-            raise
-        async with listener:
+        async with await accepting(sock) as listener:
             task_status.started()
             await serve_websockets(
                 listener,
@@ -128,6 +127,8 @@ class StreamServer:
             connection.put(text)
 
     async def _accept(self, accepted: Accepted) -> None:
+        if await self._origins.refuse(accepted):
+            return
         if accepted.path != "/":
             await accepted.reject(404, "Not found: streams are joined at /\n")
             return

@@ -17,7 +17,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from .._protocol.engine_session import DEFAULT_NAMESPACE, EngineSession
 from .._protocol.messages import (
@@ -31,7 +31,15 @@ from .._protocol.messages import (
 )
 from ._errors import error_body, has_error, shorten
 
-__all__ = ("FUNCTIONS_AVAILABLE", "REGISTRATION_FAILED", "WORKERS_AVAILABLE", "Binding", "TriggerTable", "TriggerType")
+__all__ = (
+    "FUNCTIONS_AVAILABLE",
+    "REGISTRATION_FAILED",
+    "WORKERS_AVAILABLE",
+    "Binding",
+    "StandIn",
+    "TriggerTable",
+    "TriggerType",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +49,18 @@ REGISTRATION_FAILED: Final = "trigger_registration_failed"
 
 Waiter: TypeAlias = "Callable[[dict[str, Any] | None], None]"
 """Called once with the provider's error, or ``None`` for success and for any end of the wait."""
+
+
+class StandIn(Protocol):
+    """Takes the bindings of a type in its provider's place (``_legacy_triggers``)."""
+
+    def add(self, binding: Binding) -> None:
+        """A binding is to be served from now on; ``TriggerTable.answered`` says what came of it."""
+        ...
+
+    def remove(self, binding: Binding) -> None:
+        """A binding is no more, or not served here."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +74,8 @@ class TriggerType:
     trigger_request_format: Any = ABSENT
     call_request_format: Any = ABSENT
     bindings: dict[str, Binding] = field(default_factory=dict[str, "Binding"])
+    stand_in: StandIn | None = None
+    """Set when the provider is told nothing, but one of its functions serves the bindings as observers."""
 
     @property
     def is_builtin(self) -> bool:
@@ -98,6 +120,7 @@ class TriggerTable:
     def __init__(self, send: Callable[[EngineSession, Message], bool], *, max_parked: int) -> None:
         self.types: dict[tuple[str, str], TriggerType] = {}
         self.bindings: dict[str, Binding] = {}
+        self._stand_ins: dict[tuple[str, str], TriggerType] = {}
         self._parked: dict[str, dict[str, Binding]] = {}
         self._parked_count: Counter[EngineSession | None] = Counter()
         self._send = send
@@ -137,16 +160,7 @@ class TriggerTable:
             moving += previous.bindings.values()
             if previous.provider is not None and previous.provider is not session:
                 previous.provider.trigger_types.pop(key, None)
-        if namespace != DEFAULT_NAMESPACE and (fallback := self.types.get((DEFAULT_NAMESPACE, message.id))) is not None:
-            # A provider in the registrant's own namespace takes over what had settled on `default` (§9.2).
-            moving += [binding for binding in fallback.bindings.values() if self._resolve(binding) is trigger_type]
-        moving += [
-            binding
-            for binding in self._parked.get(message.id, {}).values()
-            if self._resolve(binding) is trigger_type  # also those rejected earlier (§9.4)
-        ]
-        for binding in moving:
-            self._settle_on(binding, trigger_type)
+        self._take_over(trigger_type, moving)
 
     def unregister_type(self, session: EngineSession, namespace: str, message: UnregisterTriggerType) -> None:
         """Withdraw a type; ignored unless this connection provides it."""
@@ -156,13 +170,46 @@ class TriggerTable:
 
     def _drop_type(self, session: EngineSession, key: tuple[str, str]) -> None:
         del session.trigger_types[key]
-        trigger_type = self.types.pop(key)
+        self._leave(self.types.pop(key))
+
+    def _leave(self, trigger_type: TriggerType) -> None:
+        """Find another place for the bindings of a type that is gone."""
         for binding in list(trigger_type.bindings.values()):
             other = self._resolve(binding)
             if other is None:
                 self._park(binding)
             else:
                 self._settle_on(binding, other, tell_previous=False)
+
+    def stand_in(self, trigger_type: TriggerType) -> None:
+        """Have a function of the provider serve a type, as long as nobody provides it (§16.2).
+
+        Again for the same type: those that were refused are tried again.
+        """
+        self._stand_ins[trigger_type.namespace, trigger_type.id] = trigger_type
+        self._take_over(trigger_type, [])
+
+    def stand_out(self, trigger_type: TriggerType) -> None:
+        """The function that served a type is gone."""
+        if self._stand_ins.get(key := (trigger_type.namespace, trigger_type.id)) is trigger_type:
+            del self._stand_ins[key]
+            self._leave(trigger_type)
+
+    def _take_over(self, trigger_type: TriggerType, moving: list[Binding]) -> None:
+        """Give a type that has come every binding it serves from now on, besides those that are moving anyway."""
+        default = (DEFAULT_NAMESPACE, trigger_type.id)
+        own = self._stand_ins.get((trigger_type.namespace, trigger_type.id))
+        # A provider in the registrant's own namespace takes over what had settled on `default` (§9.2).
+        for other in dict.fromkeys((own, self.types.get(default), self._stand_ins.get(default))):
+            if other is not None and other is not trigger_type:
+                moving += [binding for binding in other.bindings.values() if self._resolve(binding) is trigger_type]
+        moving += [
+            binding
+            for binding in self._parked.get(trigger_type.id, {}).values()
+            if self._resolve(binding) is trigger_type  # also those rejected earlier (§9.4)
+        ]
+        for binding in moving:
+            self._settle_on(binding, trigger_type)
 
     # -- bindings ------------------------------------------------------------------------------------------------
 
@@ -218,11 +265,7 @@ class TriggerTable:
             return
         refused = has_error(message.error)
         if binding.type is not None and binding.type.provider is session:
-            binding.is_awaiting = False
-            error = error_body(message.error, REGISTRATION_FAILED) if refused else None
-            if error is not None:
-                self._refused(binding, binding.type, error)
-            self._answer_waiters(binding, error)
+            self.answered(binding, error_body(message.error, REGISTRATION_FAILED) if refused else None)
         elif (
             not refused
             and (former := binding.refused_by) is not None
@@ -232,6 +275,13 @@ class TriggerTable:
             # Registered again while the refusal of its predecessor was under way: the last word counts.
             self._unpark(binding)
             self._attach(binding, former)
+
+    def answered(self, binding: Binding, error: dict[str, Any] | None) -> None:
+        """Who serves a binding has taken it, or refuses it."""
+        binding.is_awaiting = False
+        if error is not None and binding.type is not None:
+            self._refused(binding, binding.type, error)
+        self._answer_waiters(binding, error)
 
     def when_answered(self, session: EngineSession, callback: Callable[[], None]) -> bool:
         """Call back when the in-process providers have answered for the triggers that a connection has now.
@@ -264,7 +314,7 @@ class TriggerTable:
 
     def _resolve(self, binding: Binding) -> TriggerType | None:
         for key in binding.candidates():
-            if (trigger_type := self.types.get(key)) is not None:
+            if (trigger_type := self.types.get(key) or self._stand_ins.get(key)) is not None:
                 return trigger_type
         return None
 
@@ -279,6 +329,9 @@ class TriggerTable:
         if trigger_type.provider is None:
             return
         binding.is_awaiting = True
+        if trigger_type.stand_in is not None:
+            trigger_type.stand_in.add(binding)
+            return
         self._send(
             trigger_type.provider,
             RegisterTrigger(
@@ -301,7 +354,9 @@ class TriggerTable:
         if trigger_type is None:
             return
         trigger_type.bindings.pop(binding.id, None)
-        if tell_provider and trigger_type.provider is not None:
+        if trigger_type.stand_in is not None:
+            trigger_type.stand_in.remove(binding)
+        elif tell_provider and trigger_type.provider is not None:
             self._send(trigger_type.provider, UnregisterTrigger(binding.id, binding.type_id))
 
     def _park(self, binding: Binding) -> None:

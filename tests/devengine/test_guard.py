@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from iii_anyio.devengine import Listener, Rbac
-from iii_anyio.devengine import _guard as module
+from iii_anyio.devengine import _hooks as module
 from iii_anyio.devengine._access import Grants
 from tests.devengine.peers import REGISTER, Hub, Peer
 
@@ -435,7 +435,7 @@ def test_a_hook_that_does_not_answer_denies_after_its_time(caplog: pytest.LogCap
     trusted.answer(called(trusted), result={})
     hub.router.timer_expired(timer)
     assert hub.router.take_timers() == []
-    assert len(hub.router.invocations) == 0
+    assert len(hub.router.answers.open) == 0
 
 
 def test_a_worker_that_leaves_while_a_hook_is_asked_leaves_nothing_behind() -> None:
@@ -554,7 +554,7 @@ def test_calls_through_a_middleware_end_with_either_side() -> None:
     other.invoke("f")
     trusted.leave()
     assert other.take_one()["error"]["code"] == "invocation_stopped"
-    assert len(hub.router.invocations) == 0
+    assert len(hub.router.answers.open) == 0
 
 
 def test_void_calls_through_a_middleware_count_among_those_in_flight() -> None:

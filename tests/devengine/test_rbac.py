@@ -34,7 +34,7 @@ async def test_an_auth_function_that_does_not_answer_refuses_after_its_time() ->
         await authenticate(Listener(rbac=Rbac(auth_function_id="auth")), router, accepted, lambda: None)
     assert refusal.value.code == "AUTH_ERROR"
     assert anyio.current_time() - started == module.AUTH_TIMEOUT
-    assert len(router.invocations) == 0
+    assert len(router.answers.open) == 0
     # Bytes that are no text, which JSON could not carry, have been left out (RB-9).
     (call,) = [json.loads(text) for text in trusted.take_outgoing() if b"invokefunction" in text]
     assert call["data"] == {"headers": {"ok": "1"}, "query_params": {"a": [""]}, "ip_address": "::1"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from iii_anyio.devengine import Listener, Rbac, _activations, _observers
+from iii_anyio.devengine import Listener, Rbac, _activations, _observer_table
 from iii_anyio.devengine._access import Grants
 from tests.devengine.peers import REGISTER, Hub, Peer
 
@@ -499,7 +499,7 @@ def test_what_becomes_of_a_call_whose_caller_or_callee_leaves_is_observed(
     lost, event = watcher.take()
     assert states([lost]) == [("suspended", "OBSERVER_DISCONNECTED")]
     assert event["data"]["error"]["code"] == "invocation_stopped"
-    assert len(hub.router.invocations) == 2  # what the target has not answered
+    assert len(hub.router.answers.open) == 2  # what the target has not answered
 
 
 def test_functions_of_the_engine_are_observed(watcher: Peer, caller: Peer) -> None:
@@ -589,7 +589,7 @@ def test_what_a_lost_target_had_in_flight_makes_room(hub: Hub, owner: Peer, watc
 
 
 def test_a_worker_may_have_so_many_observers(owner: Peer, watcher: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_observers, "MAX_OF_WORKER", 2)
+    monkeypatch.setattr(_observer_table, "MAX_OF_WORKER", 2)
     for name in ("a", "b"):
         assert states(observe(watcher, name)) == [("pending", None)]
     (result,) = observe(watcher, "c")
@@ -886,12 +886,11 @@ def test_nothing_is_kept_of_observers_and_workers_that_have_gone(hub: Hub, owner
     for peer in (watcher, owner):
         peer.leave()
     expire(hub, 30.0)
-    observers = hub.router.observers
     left = {
-        name: len(value) for name, value in vars(observers).items() if isinstance(value, dict) and "guard" not in name
+        name: len(value) for name, value in vars(hub.router.observers.table).items() if isinstance(value, dict)
     }
     assert set(left.values()) == {0}, left
-    assert len(hub.router.invocations) == 0
+    assert len(hub.router.answers.open) == 0
 
 
 def test_log_lines_stay_short(owner: Peer, watcher: Peer, caplog: pytest.LogCaptureFixture) -> None:

@@ -89,7 +89,7 @@ class StreamService:
         self._leaves = JoinTriggers("stream:leave")
         self._announcements = Announcements()
         self._auth_function: str | None = None
-        self.server: StreamServer = StreamServer(self)
+        self.server: StreamServer = StreamServer(self, host.origins)
 
     def __repr__(self) -> str:
         return f"<StreamService {self._items!r} {len(self._triggers)} triggers {self.server!r}>"
