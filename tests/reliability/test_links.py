@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from anyio import create_task_group, fail_after
+from anyio.lowlevel import checkpoint
 
 from iii_anyio import (
     ConnectionLostError,
     HeartbeatOptions,
     InitOptions,
     InvocationError,
+    RegistrationRejectedError,
     Worker,
     open_worker,
 )
@@ -21,7 +23,8 @@ from iii_anyio.abc import Connector, Wire
 from iii_anyio.devengine import open_engine
 from iii_anyio.errors import LinkClosed
 from iii_anyio.testing import FaultConnector, FaultProxy
-from tests.reliability.links import FAST, KINDS, Kind, linked
+from tests.reliability.links import FAST, KINDS, Kind, linked, until
+from tests.runtime.test_link import ScriptedWire, Wires
 
 pytestmark = pytest.mark.anyio
 
@@ -166,6 +169,83 @@ async def test_a_link_that_ends_within_the_set_up_is_made_anew(after: int) -> No
             assert breaking.connections == 2
 
 
+# -- a name that is still held ----------------------------------------------------------------------------------------
+
+
+class Deaf:
+    """Nothing that the engine says on the first connection arrives; what the worker says does."""
+
+    def __init__(self, faults: FaultConnector) -> None:
+        self.faults = faults
+        self.is_over = anyio.Event()
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncGenerator[Wire]:
+        is_first = self.faults.accepted == 0
+        async with self.faults() as wire:
+            yield _Deaf(wire, self.is_over) if is_first else wire
+
+
+class _Deaf:
+    def __init__(self, inner: Wire, is_over: anyio.Event) -> None:
+        self.pongs: list[bytes] = []
+        self.has_rest = False
+        self.send, self.ping, self.aclose, self.abort = inner.send, inner.ping, inner.aclose, inner.abort
+        self._is_over = is_over
+
+    async def receive(self) -> list[bytes]:
+        await self._is_over.wait()
+        raise LinkClosed(1006, "gone silent")
+
+    def send_now(self, take: Callable[[], Sequence[bytes]]) -> bool:
+        return False
+
+
+@asynccontextmanager
+async def a_ghost() -> AsyncGenerator[tuple[Worker, FaultConnector, Worker]]:
+    """A worker whose first link went silent within the set-up: the engine holds its name, it does not know whose."""
+    async with (
+        open_engine(port=None, http_port=None, stream_port=None) as engine,
+        open_worker(options=InitOptions("other", handle_signals=False), connector=engine.connector()) as other,
+        FaultConnector(engine.connector()) as faults,
+    ):
+        deaf = Deaf(faults)
+        options = InitOptions("w", reconnection_config=FAST, handle_signals=False)
+        async with open_worker(options=options, connector=deaf) as iii:
+            iii.register_function("ours", lambda data: data)
+            while "w" not in await names(other):
+                await checkpoint()
+            faults.reset(tell_engine=False)
+            deaf.is_over.set()
+            yield iii, faults, other
+
+
+async def names(iii: Worker) -> list[str]:
+    return [row["name"] for row in (await iii.trigger_async("engine::workers::list", {}))["workers"]]
+
+
+async def test_a_name_held_by_a_link_that_died_within_the_set_up_is_asked_for_until_the_engine_notices() -> None:
+    with fail_after(10):
+        async with a_ghost() as (iii, faults, other):
+            while faults.accepted < 3:  # twice refused
+                await checkpoint()
+            assert iii.get_connection_state() in {"connecting", "reconnecting", "disconnected"}
+            faults.calm()  # and the engine notices
+            await iii.wait_ready()
+            assert (await names(other)).count("w") == 1
+            assert await other.trigger_async("ours", 7) == 7
+
+
+async def test_a_name_that_is_held_for_good_is_asked_for_ten_times() -> None:
+    with fail_after(10), pytest.raises(RegistrationRejectedError) as caught:
+        async with a_ghost() as (iii, faults, _):
+            while iii.get_connection_state() != "failed":
+                await checkpoint()
+            assert faults.accepted == 1 + 10 + 1
+            await anyio.sleep_forever()
+    assert caught.value.code == "WORKER_NAMESPACE_CONFLICT"
+
+
 # -- half-open links -------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +261,26 @@ async def test_a_half_open_link_is_noticed_within_a_ping_and_its_patience() -> N
         assert anyio.current_time() - start <= 30.1
         await there.back(before)
         assert await there.registered() == (["echo"], 1)
+
+
+@VIRTUAL
+async def test_a_link_that_died_in_silence_is_left_without_a_goodbye() -> None:
+    """Waiting for the answer to a close frame would take another second, and calls would wait with it."""
+    goodbyes: list[int] = []
+
+    class Wire(ScriptedWire):
+        def __init__(self) -> None:
+            super().__init__()
+            self.answers_pings = False
+
+        async def aclose(self, code: int = 1000, reason: str = "") -> None:
+            goodbyes.append(code)
+            await super().aclose(code, reason)
+
+    async with open_worker(connector=Wires(Wire(), ScriptedWire()), options=InitOptions("w")) as iii:
+        await iii.wait_ready()
+        await until(iii, lambda state: state != "connected")
+        assert goodbyes == [1006], "aborted"
 
 
 async def test_a_half_open_socket_is_noticed_and_void_calls_into_it_do_not_block() -> None:
