@@ -21,6 +21,7 @@ from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 from .._protocol.calls import Call, new_id
 from .._protocol.codec import encode, encode_call
 from .._protocol.messages import ABSENT, InvokeFunction
+from .._protocol.worker_session import Phase
 from .._wire.backend import Backend, Slot, backend_of
 from ..errors import IIIError, InvocationError, InvocationTimeoutError, ShutdownError, WorkerStateError
 from ..options import RetryPolicy
@@ -224,6 +225,19 @@ class Caller:
             if call.invocation_id is None:
                 logger.error("a void call of %r was not sent: %s", call.function_id, exc)
 
+    def _submit_and_tell(self, call: Call, told: Callable[[], None]) -> None:
+        """Submit a void call whose caller wants to know whether it was taken."""
+        try:
+            self._submit(call)
+        except IIIError as exc:
+            call.end(error=exc)
+        told()
+
+    @property
+    def _has_link(self) -> bool:
+        """Whether a void call will be taken, as far as another thread can see; otherwise its caller waits to know."""
+        return self._session.phase is Phase.JOINED
+
     async def call(self, request: CallRequest) -> Any:
         """Make a call and wait for what it comes to, on any loop."""
         call = self._make(request)
@@ -280,7 +294,7 @@ class Caller:
             )
 
     async def _call_from_foreign_loop(self, call: Call) -> Any:
-        if call.invocation_id is None:
+        if call.invocation_id is None and self._has_link:
             self.mailbox.post(self._submit_foreign, call)
             await checkpoint()
             return None
@@ -294,6 +308,10 @@ class Caller:
             except WorkerStateError:  # that loop has ended, and its caller with it
                 logger.debug("the caller of %r has gone", call.function_id)
 
+        if call.invocation_id is None:
+            self.mailbox.post(self._submit_and_tell, call, wake)
+            await answered.wait()
+            return call.value()
         call.wake = wake
         self.mailbox.post(self._submit_foreign, call)
         try:
@@ -331,6 +349,10 @@ class Caller:
         answered = threading.Lock()
         answered.acquire()  # released by the answer
         if call.invocation_id is None:
+            if not self._has_link:
+                self.mailbox.post(self._submit_and_tell, call, answered.release)
+                answered.acquire()
+                return call.value()
             self.mailbox.post(self._submit_foreign, call)
             if self._outbox.is_full and not call.is_local:  # a void call waits for nothing but room
                 self.mailbox.post(self._outbox.call_with_room, answered.release)

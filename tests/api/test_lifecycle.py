@@ -82,7 +82,7 @@ async def an_engine() -> AsyncIterator[Engine]:
 
 
 async def test_100_pending_calls_fail_at_once_when_the_link_is_reset_and_the_worker_comes_back() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with (
             an_engine() as engine,
             open_worker(connector=engine.connector(), options=options("callee")) as callee,
@@ -192,7 +192,7 @@ async def test_pending_calls_fail_when_the_engine_stops_and_calls_work_again_whe
 
 
 async def test_a_call_made_while_offline_waits_for_the_link_and_an_abandoned_one_is_never_sent() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with an_engine() as engine:
             seen: list[Any] = []
             async with open_worker(connector=engine.connector(), options=options("callee")) as callee:
@@ -216,7 +216,7 @@ async def test_a_call_made_while_offline_waits_for_the_link_and_an_abandoned_one
 
 
 async def test_the_offline_queue_refuses_when_it_is_full_instead_of_dropping() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with an_engine() as engine:
             cable = Cable(engine)
             cable.is_unplugged = True
@@ -229,8 +229,27 @@ async def test_the_offline_queue_refuses_when_it_is_full_instead_of_dropping() -
                 assert caught.value.code == "OFFLINE_QUEUE_FULL"
 
 
+async def test_a_void_call_of_another_thread_or_loop_is_refused_where_it_was_made_too() -> None:
+    with fail_after(20):
+        async with an_engine() as engine:
+            cable = Cable(engine)
+            cable.is_unplugged = True
+            async with open_worker(connector=cable, options=options("w", limits=Limits(offline_queue=2))) as iii:
+                void = {"function_id": "f", "action": {"type": "void"}}
+
+                def call_from_a_thread_and_from_its_loop() -> None:
+                    iii.trigger(void)
+                    anyio.run(iii.trigger_async, void)
+                    with pytest.raises(OfflineQueueFullError):
+                        iii.trigger(void)
+                    with pytest.raises(OfflineQueueFullError):
+                        anyio.run(iii.trigger_async, void)
+
+                await anyio.to_thread.run_sync(call_from_a_thread_and_from_its_loop)
+
+
 async def test_running_handlers_finish_when_the_link_drops_unless_told_to_be_cancelled() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with an_engine() as engine:
             cable = Cable(engine)
             ended: list[str] = []
@@ -279,7 +298,7 @@ async def test_running_handlers_finish_when_the_link_drops_unless_told_to_be_can
 
 
 async def test_a_refused_name_ends_the_block_with_the_plain_rejection() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with an_engine() as engine, open_worker(connector=engine.connector(), options=options("one")) as first:
             await first.wait_ready()
             attempts = Cable(engine)
@@ -294,7 +313,7 @@ async def test_a_refused_name_ends_the_block_with_the_plain_rejection() -> None:
 
 
 async def test_exhausted_retries_end_the_block_with_a_connection_error() -> None:
-    with fail_after(10):
+    with fail_after(20):
         config = ReconnectionConfig(initial_delay_ms=1, max_retries=3)
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
@@ -308,7 +327,7 @@ async def test_exhausted_retries_end_the_block_with_a_connection_error() -> None
 async def test_an_exception_of_the_block_leaves_it_as_it_is() -> None:
     class Mine(Exception): ...
 
-    with fail_after(10):
+    with fail_after(20):
         async with an_engine() as engine:
             mine = Mine()
             with pytest.raises(Mine) as caught:
@@ -327,7 +346,7 @@ async def test_an_exception_of_the_block_leaves_it_as_it_is() -> None:
 
 
 async def test_shutdown_delivers_the_results_of_running_handlers() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with (
             an_engine() as engine,
             open_worker(connector=engine.connector(), options=options("caller")) as caller,
@@ -361,7 +380,7 @@ async def test_shutdown_delivers_the_results_of_running_handlers() -> None:
 
 
 async def test_handlers_that_outlast_the_deadline_are_cancelled_and_answered(caplog: pytest.LogCaptureFixture) -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with (
             an_engine() as engine,
             open_worker(connector=engine.connector(), options=options("caller")) as caller,
@@ -390,7 +409,7 @@ async def test_handlers_that_outlast_the_deadline_are_cancelled_and_answered(cap
 
 
 async def test_after_shutdown_every_method_raises_or_returns_at_once() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with an_engine() as engine:
             async with open_worker(connector=engine.connector(), options=options("w")) as iii:
                 ref = iii.register_function("f", lambda _: None)
@@ -411,7 +430,7 @@ async def test_after_shutdown_every_method_raises_or_returns_at_once() -> None:
 
 
 async def test_shutdown_from_a_handler_only_starts_it() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with (
             an_engine() as engine,
             open_worker(connector=engine.connector(), options=options("caller")) as caller,
@@ -440,7 +459,7 @@ async def test_shutdown_from_a_handler_only_starts_it() -> None:
 
 async def test_shutdown_while_the_engine_is_away_does_not_wait_for_it() -> None:
     slow = InitOptions(reconnection_config=ReconnectionConfig(initial_delay_ms=60_000))
-    with fail_after(10):
+    with fail_after(20):
         async with an_engine() as engine:
             cable = Cable(engine)
             cable.is_unplugged = True
@@ -587,7 +606,7 @@ SERVING_SCRIPT = (
 async def test_a_signal_drains_and_ends_the_process(
     program: str, number: signal.Signals, anyio_backend_name: str
 ) -> None:
-    with fail_after(30):
+    with fail_after(50):
         async with (
             open_engine(port=0, http_port=None) as engine,
             open_worker(engine.url, options("caller")) as caller,
