@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from blockbuster import blockbuster_ctx
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-# A deadline per example would measure the machine. In CI the same examples come every time, and more of them.
-settings.register_profile("default", deadline=None, max_examples=50)
-settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True, print_blob=True)
+# A deadline, or how long making examples takes, would measure the machine. In CI the same examples come every time, and
+# more of them.
+timeless = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", timeless, max_examples=50)
+settings.register_profile("ci", timeless, max_examples=200, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
@@ -37,7 +39,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """The loop of one test; a new one each time.
 
-    A test of timing asks for virtual time, where a wait with nothing else to do is over at once::
+    A test of timing asks for virtual time, where a wait with nothing else to do is over at once, or, beside real
+    sockets and processes, for time that is held, which goes on only as ``tests.timing`` lets it::
 
         @pytest.mark.parametrize("anyio_backend", ["virtual"], indirect=True)
     """
@@ -53,6 +56,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
             from trio.testing import MockClock
 
             return "trio", {"clock": MockClock(autojump_threshold=0)}
+        case "held":
+            from trio.testing import MockClock
+
+            return "trio", {"clock": MockClock()}
         case unknown:
             raise ValueError(f"no backend {unknown!r}")
 
@@ -76,7 +83,7 @@ def no_threads_left() -> Iterator[None]:
     pooled = ("AnyIO worker thread", "Trio thread")
     left = [thread for thread in threading.enumerate() if thread not in before and not thread.name.startswith(pooled)]
     for thread in left:
-        thread.join(5)
+        thread.join(30)
     assert not [thread for thread in left if thread.is_alive()]
 
 

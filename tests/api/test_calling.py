@@ -53,7 +53,7 @@ def client(request: pytest.FixtureRequest, engine_url: str) -> Iterator[IIIClien
             await anyio.sleep_forever()
 
         iii.register_function(f"{request.param}::hang", hang)
-        iii.wait_ready(5)
+        iii.wait_ready(30)
         iii.prefix = request.param  # type: ignore[attr-defined]
         yield iii
 
@@ -111,7 +111,7 @@ def test_64_threads_call_at_once(client: IIIClient) -> None:
 
 @pytest.mark.anyio
 async def test_trigger_async_works_on_any_loop(client: IIIClient) -> None:
-    with fail_after(10):
+    with fail_after(20):
         results: list[int] = []
 
         async def call(n: int) -> None:
@@ -132,7 +132,7 @@ async def test_trigger_async_works_on_any_loop(client: IIIClient) -> None:
 
 @pytest.mark.anyio
 async def test_trigger_on_the_loop_of_the_worker_names_the_method_to_use() -> None:
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None) as engine,
             open_worker(connector=engine.connector()) as iii,
@@ -203,6 +203,6 @@ def test_a_client_made_inside_a_running_loop_works(engine_url: str) -> None:
     """The 0.8-style program: ``register_worker`` in ``async def main``; it blocks that loop while it connects."""
     program = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(INSIDE_A_LOOP)],
-        env={**os.environ, "III_URL": engine_url}, capture_output=True, text=True, timeout=30, check=False,
+        env={**os.environ, "III_URL": engine_url}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (program.stdout, program.stderr, program.returncode) == ("8 10\n", "", 0)

@@ -30,16 +30,16 @@ def test_it_says_where_it_listens_serves_and_ends_with_0(backend: str, number: s
             with register_worker(url, InitOptions(worker_name="w")) as iii:
                 iii.register_function("hello", lambda _: {"status_code": 200, "body": "hello"})
                 iii.register_trigger("http", "hello", {"api_path": "hello"})
-                iii.wait_ready(5)
-                assert httpx.get(f"{http_url}/hello", trust_env=False).json() == "hello"
+                iii.wait_ready(30)
+                assert httpx.get(f"{http_url}/hello", trust_env=False, timeout=30).json() == "hello"
         finally:
             engine.send_signal(number)
-        assert engine.wait(10) == 0
+        assert engine.wait(30) == 0
         assert engine.stderr.read() == ""
 
 
 def test_a_host_that_others_reach_needs_a_word() -> None:
-    done = subprocess.run([*DEV, "--host", "0.0.0.0"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*DEV, "--host", "0.0.0.0"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "--allow-remote" in done.stderr
     assert "Traceback" not in done.stderr
@@ -50,9 +50,9 @@ def test_a_taken_port_is_named_and_wrong_arguments_are_2() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = subprocess.run([*DEV, "--port", port], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([*DEV, "--port", port], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, f"port {port}" in done.stderr) == (1, True)
-    wrong = subprocess.run([*DEV, "--port", "70000"], capture_output=True, text=True, timeout=30, check=False)
+    wrong = subprocess.run([*DEV, "--port", "70000"], capture_output=True, text=True, timeout=60, check=False)
     assert (wrong.returncode, "70000" in wrong.stderr) == (2, True)
 
 

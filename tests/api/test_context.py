@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_handler_sees_its_invocation_in_tasks_and_threads(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None) as engine,
             open_worker(connector=engine.connector()) as iii,
@@ -42,7 +42,7 @@ async def test_a_handler_sees_its_invocation_in_tasks_and_threads(caplog: pytest
 async def test_a_job_of_a_queue_sees_its_message_and_attempt() -> None:
     seen: list[tuple[int | None, str | None]] = []
     done = anyio.Event()
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(
                 port=None, http_port=None, workers={"iii-queue": {"queue_configs": {"jobs": {"backoff_ms": 1}}}}

@@ -101,7 +101,7 @@ async def test_tasks_that_a_handler_starts_know_its_invocation() -> None:
         iii.register_function("f", handler)
         await iii.wait_ready()
         invocation_id = engine.invoke("f", {})
-        with fail_after(5):
+        with fail_after(20):
             await engine.wait("invocationresult", invocation_id=invocation_id)
     assert [context and context.invocation_id for context in seen] == [invocation_id] * 2
 
@@ -117,7 +117,7 @@ def test_a_portal_workers_handlers_know_their_invocation() -> None:
 
     with portal(engine) as iii:
         iii.register_function("f", handler)
-        iii.wait_ready(5)
+        iii.wait_ready(30)
         invocation_id = engine.invoke("f", {}, observe_depth=1)
         answer = engine.wait_blocking("invocationresult", invocation_id=invocation_id)
         assert answer["result"] == [invocation_id, {"n": 1}]

@@ -258,11 +258,11 @@ async def test_what_lives_as_long_as_the_app_is_made_once_and_left_when_its_hand
             await iii.wait_ready()
             assert log == ["open"]
             tasks.start_soon(call)
-            with fail_after(5):
+            with fail_after(20):
                 await running.wait()
             tasks.start_soon(_set_soon, go_on)
         assert log[:1] + log[-1:] == ["open", "close"]
-        with fail_after(5):
+        with fail_after(20):
             while len(log) < 3:
                 await checkpoint()
         assert "[True, 'test']" in log

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_lists_of_functions_workers_triggers_and_types() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None) as engine,
             open_worker(connector=engine.connector(), options=InitOptions(worker_name="w")) as iii,
@@ -39,7 +39,7 @@ async def test_lists_of_functions_workers_triggers_and_types() -> None:
 
 
 async def test_callbacks_hear_of_changed_functions_until_they_unsubscribe() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None) as engine,
             open_worker(connector=engine.connector()) as iii,
@@ -68,7 +68,7 @@ async def test_callbacks_hear_of_changed_functions_until_they_unsubscribe() -> N
 
 
 async def test_call_is_trigger_under_its_next_name() -> None:
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None) as engine,
             open_worker(connector=engine.connector()) as iii,

@@ -144,7 +144,7 @@ async def test_handlers_that_call_their_own_worker_do_not_use_up_its_places() ->
 
 
 async def test_an_exception_raised_on_the_way_out_of_a_cancelled_block_is_not_lost() -> None:
-    with fail_after(5):
+    with fail_after(20):
         async with open_engine(port=None, http_port=None) as engine:
             with pytest.raises(ValueError, match="cleaning up"), CancelScope() as scope:
                 async with open_worker(connector=engine.connector()):
@@ -188,7 +188,7 @@ async def test_a_foreign_loop_that_gives_up_on_a_shutdown_does_not_disturb_it() 
 
 
 async def test_after_its_end_a_worker_refuses_every_call_from_threads_again_and_again() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=None, http_port=None) as engine:
             async with open_worker(connector=engine.connector()) as iii:
                 await iii.wait_ready()
@@ -253,7 +253,7 @@ EXIT_IN_A_TASK = """
 
 def test_an_event_loop_that_is_torn_down_ends_the_worker_with_it() -> None:
     program = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(EXIT_IN_A_TASK)], capture_output=True, timeout=30, check=False
+        [sys.executable, "-c", textwrap.dedent(EXIT_IN_A_TASK)], capture_output=True, timeout=60, check=False
     )
     assert program.returncode == 3
 
@@ -279,7 +279,7 @@ INTERRUPTED_AGAIN = """
 def test_with_the_last_client_gone_signals_are_the_program_s_own_again() -> None:
     program = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(INTERRUPTED_AGAIN)],
-        env={**os.environ}, capture_output=True, text=True, timeout=30, check=False,
+        env={**os.environ}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (program.stdout, program.returncode) == ("caught\ncaught\n", 0)
 
@@ -300,7 +300,7 @@ def test_threads_are_really_gone() -> None:
 
 
 async def test_wrong_arguments_are_refused_with_what_is_allowed() -> None:
-    with fail_after(5):
+    with fail_after(20):
         async with open_engine(port=None, http_port=None) as engine:
             async with open_worker(connector=engine.connector()) as iii:
                 for wrong, word in [
@@ -324,7 +324,7 @@ async def test_wrong_arguments_are_refused_with_what_is_allowed() -> None:
 
 
 async def test_a_taken_port_is_named() -> None:
-    with fail_after(5):
+    with fail_after(20):
         async with open_engine(port=0, http_port=0) as engine:
             port = int(engine.url.rpartition(":")[2])
             with pytest.raises(OSError, match=f"port {port} on 127.0.0.1: Address already in use"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ import pytest
 from anyio import create_task_group, fail_after, move_on_after, wait_all_tasks_blocked
 
 from iii_anyio import HealthOptions, InitOptions, Limits, ReconnectionConfig, open_worker, register_worker
+from iii_anyio._runtime import health
 from iii_anyio._runtime.health import LoopWatch
 from iii_anyio.devengine import open_engine
 from tests.api.workers import two_workers
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_worker_is_ready_once_all_is_confirmed_and_until_it_drains() -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None, stream_port=None) as engine,
             open_worker(connector=engine.connector()) as iii,
@@ -45,7 +47,7 @@ async def test_a_worker_without_an_engine_is_alive_and_says_why_it_is_not_ready(
     async def hangs_up(_: Any) -> None:
         pass
 
-    with fail_after(10):
+    with fail_after(20):
         async with raw_serving(hangs_up) as port:
             options = InitOptions(reconnection_config=ReconnectionConfig(initial_delay_ms=60_000))
             async with open_worker(f"ws://127.0.0.1:{port}", options) as iii:
@@ -78,8 +80,11 @@ async def test_what_runs_and_what_waits_is_counted() -> None:
 
 
 async def test_the_endpoint_answers_probes() -> None:
-    with fail_after(10):
-        async with open_engine(port=None, http_port=None, stream_port=None) as engine, httpx.AsyncClient() as client:
+    with fail_after(20):
+        async with (
+            open_engine(port=None, http_port=None, stream_port=None) as engine,
+            httpx.AsyncClient(timeout=None) as client,
+        ):
             options = InitOptions(health=HealthOptions(port=0))
             async with open_worker(connector=engine.connector(), options=options) as iii:
                 url = f"http://127.0.0.1:{iii.health().port}"
@@ -115,7 +120,7 @@ async def test_the_endpoint_answers_probes() -> None:
     [(b"\x16\x03\x01\x00\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nHost: h\r\nX: %s" % (b"x" * 20_000), 431)],
 )
 async def test_the_endpoint_outlives_what_is_no_request(sent: bytes, status: int) -> None:
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=None, http_port=None, stream_port=None) as engine:
             options = InitOptions(health=HealthOptions(port=0))
             async with open_worker(connector=engine.connector(), options=options) as iii:
@@ -127,14 +132,14 @@ async def test_the_endpoint_outlives_what_is_no_request(sent: bytes, status: int
                     await stream.send(sent)
                     answer = await stream.receive()
                 assert answer.startswith(b"HTTP/1.1 %d " % status)
-                async with httpx.AsyncClient() as client:
+                async with httpx.AsyncClient(timeout=None) as client:
                     assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
 
 
 async def test_a_port_that_is_taken_is_logged_and_the_worker_works(caplog: pytest.LogCaptureFixture) -> None:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as taken:
         port = taken.extra(anyio.abc.SocketAttribute.local_port)
-        with fail_after(10):
+        with fail_after(20):
             async with open_engine(port=None, http_port=None, stream_port=None) as engine:
                 options = InitOptions(health=HealthOptions(port=port))
                 async with open_worker(connector=engine.connector(), options=options) as iii:
@@ -144,7 +149,12 @@ async def test_a_port_that_is_taken_is_logged_and_the_worker_works(caplog: pytes
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"], indirect=True)
-async def test_what_blocks_the_loop_is_in_the_log_while_it_does(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_blocks_the_loop_is_in_the_log_while_it_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The watch has a clock of the test's own, for which a slow machine does not block anything."""
+    now = 1000.0
+    monkeypatch.setattr(health, "time", SimpleNamespace(monotonic=lambda: now))
     reported = threading.Event()
 
     class Told(logging.Handler):
@@ -162,13 +172,16 @@ async def test_what_blocks_the_loop_is_in_the_log_while_it_does(caplog: pytest.L
 
                     @iii.function("blocks")
                     async def blocks(_: Any) -> list[Any]:
+                        nonlocal now
+                        now += 60
                         turns = 0
                         while not reported.is_set() and turns < 10**9:  # a busy loop, for nothing else is allowed here
                             turns += 1
                         return [iii.health().is_live]
 
                     await iii.wait_ready()
-                    await anyio.sleep(0.02)  # the watch has begun
+                    while iii.health().loop_lag is None:  # noqa: ASYNC110 - until the first beat
+                        await anyio.sleep(0.01)
                     assert await iii.trigger_async("blocks") == [False]
                     while not (found := iii.health()).is_live:  # noqa: ASYNC110 - until the next beat
                         await anyio.sleep(0.01)
@@ -176,7 +189,7 @@ async def test_what_blocks_the_loop_is_in_the_log_while_it_does(caplog: pytest.L
     finally:
         logging.getLogger("iii_anyio").removeHandler(told)
     (message,) = [record.getMessage() for record in caplog.records if "has been blocked" in record.getMessage()]
-    assert "while not reported.is_set()" in message
+    assert ", in blocks\n" in message
 
 
 @pytest.mark.parametrize("anyio_backend", ["virtual"], indirect=True)
@@ -191,7 +204,7 @@ async def test_a_loop_with_time_has_no_lag() -> None:
 
 async def test_a_worker_with_services_that_is_cancelled_while_it_starts_ends() -> None:
     """Wherever that hits it: a service is neither left behind nor waited for."""
-    with fail_after(15):
+    with fail_after(20):
         async with open_engine(port=0, http_port=None, stream_port=None) as engine:
             for step in range(25):
                 options = InitOptions(worker_name=f"w{step}", otel=True, health=HealthOptions(port=0, blocked_after=5))
@@ -203,7 +216,7 @@ async def test_a_worker_with_services_that_is_cancelled_while_it_starts_ends() -
 async def test_the_portal_face_has_the_same_from_any_thread() -> None:
     def script(url: str) -> Any:
         with register_worker(url, InitOptions(handle_signals=False, process_marker=False)) as iii:
-            iii.wait_ready(5)
+            iii.wait_ready(30)
             return iii.health()
 
     with fail_after(20):

@@ -73,7 +73,7 @@ async def test_a_stream_serves_all_six_operations(base: Any) -> None:
     """SR-18 to SR-21. ``update`` too: without it the engine updates a store that ``get`` does not read (SR-19)."""
     stream = make_stream(base)
     place = {"stream_name": "chat", "group_id": "room1", "item_id": "m1"}
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None) as engine,
             open_worker(connector=engine.connector(), options=InitOptions(worker_name="streams")) as iii,
@@ -129,7 +129,7 @@ async def test_a_stream_that_the_engine_cannot_find_is_logged(
     """SR-18: providers are looked up in ``default`` only."""
     stream = make_stream(compat.IStream)
     options = InitOptions(worker_name="streams", namespace=namespace)
-    with fail_after(5), caplog.at_level(logging.WARNING, "iii_anyio"):
+    with fail_after(20), caplog.at_level(logging.WARNING, "iii_anyio"):
         async with (
             open_engine(port=None, http_port=None) as engine,
             open_worker(connector=engine.connector(), options=options) as iii,

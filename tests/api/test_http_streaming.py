@@ -35,11 +35,11 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def serving(callback: Any, method: str = "POST") -> AsyncGenerator[tuple[httpx.AsyncClient, Worker]]:
     """A callback behind ``/it``, and a client of it."""
-    with fail_after(10):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=0) as engine,
             open_worker(connector=engine.connector()) as iii,
-            httpx.AsyncClient(base_url=engine.http_url, timeout=5) as client,
+            httpx.AsyncClient(base_url=engine.http_url, timeout=30) as client,
         ):
             iii.register_function("it", http(callback))
             iii.register_trigger("http", "it", {"api_path": "it/:id", "http_method": method})
@@ -164,7 +164,7 @@ async def test_a_request_object_is_taken_apart(is_dataclass: bool) -> None:
 
 @asynccontextmanager
 async def a_worker() -> AsyncGenerator[Worker]:
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=None) as engine, open_worker(connector=engine.connector()) as iii:
             await iii.wait_ready()
             yield iii
@@ -205,7 +205,7 @@ async def test_a_thread_may_post() -> None:
 
 async def test_what_was_posted_is_written_before_the_worker_ends() -> None:
     """The drain waits for it as for a handler."""
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=None) as engine, open_worker(connector=engine.connector()) as reader:
             async with open_worker(connector=engine.connector()) as iii:
                 channel = await create_channel_async(iii)
@@ -265,7 +265,7 @@ async def test_a_reader_that_leaves_shows_in_the_log_and_in_the_next_use(caplog:
 
 async def test_who_waits_behind_posted_items_goes_on_when_their_task_is_cancelled() -> None:
     """The worker ends while its reader does not read: nobody may wait for ever."""
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=None) as engine, open_worker(connector=engine.connector()) as reader:
             ended = anyio.Event()
             async with anyio.create_task_group() as group:

@@ -320,7 +320,7 @@ async def test_a_caller_that_is_cancelled_leaves_the_handler_running() -> None:
             await begun.wait()
             tasks.cancel_scope.cancel()
         proceed.set()
-        with fail_after(5):
+        with fail_after(20):
             await ended.wait()
 
 
@@ -434,7 +434,7 @@ def test_a_portal_worker_calls_locally_from_its_program_and_its_handlers() -> No
     with portal(engine) as iii:
         iii.register_function("outer", outer)
         iii.register_function("inner", inner)
-        iii.wait_ready(5)
+        iii.wait_ready(30)
         iii.trigger("fence")
         result = iii.trigger("outer", 1)
         assert result["outer"]

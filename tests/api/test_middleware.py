@@ -158,7 +158,7 @@ async def test_a_cancelled_handler_leaves_its_middleware_too() -> None:
 
         await iii.wait_ready()
         await caller.trigger_async("handler", action={"type": "void"})
-        with fail_after(5):
+        with fail_after(20):
             await started.wait()
             await iii.shutdown_async()
     assert left == ["> middleware", "< middleware"]

@@ -56,7 +56,7 @@ async def test_a_cancelled_handlers_process_is_killed(tmp_path: Path) -> None:
                 await caller.trigger_async("sleep", str(path))
 
         tasks.start_soon(call)
-        with fail_after(15):
+        with fail_after(20):
             while not (path.exists() and path.read_text("utf-8")):  # noqa: ASYNC110 - another process sets it
                 await anyio.sleep(0.02)
             await iii.shutdown_async()

@@ -25,7 +25,7 @@ def markers(run: Path) -> list[dict[str, object]]:
 
 
 async def test_a_worker_that_connects_is_marked_while_it_runs(run: Path) -> None:
-    with fail_after(5):
+    with fail_after(20):
         async with open_engine(port=0, http_port=None, stream_port=None) as engine:
             async with open_worker(engine.url, InitOptions(worker_name="orders")) as iii:
                 await iii.wait_ready()
@@ -35,7 +35,7 @@ async def test_a_worker_that_connects_is_marked_while_it_runs(run: Path) -> None
 
 
 async def test_an_option_leaves_the_marker_out(run: Path) -> None:
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=0, http_port=None, stream_port=None) as engine,
             open_worker(engine.url, InitOptions(process_marker=False)) as iii,
@@ -45,7 +45,7 @@ async def test_an_option_leaves_the_marker_out(run: Path) -> None:
 
 
 async def test_a_worker_of_an_engine_in_this_process_is_not_marked(run: Path) -> None:
-    with fail_after(5):
+    with fail_after(20):
         async with open_engine(port=None) as engine, open_worker(connector=engine.connector()) as iii:
             await iii.wait_ready()
             assert await to_thread.run_sync(markers, run) == []

@@ -99,7 +99,7 @@ class Twins:
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         async def call(*args: Any, **kwargs: Any) -> Any:
-            with fail_after(5):
+            with fail_after(20):
                 if self.is_async:
                     return await getattr(self.helper, name + "_async")(*args, **kwargs)
                 return getattr(self.helper, name)(*args, **kwargs)

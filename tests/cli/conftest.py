@@ -9,6 +9,7 @@ from anyio.from_thread import start_blocking_portal
 
 from iii_anyio import InitOptions, InvocationError, register_worker
 from iii_anyio.devengine import Engine, open_engine
+from tests.cli.running import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ def worker(server: Engine) -> Iterator[IIIClient]:
         iii.register_function("test::echo", lambda data: data, description="gives it back")
         iii.register_function("test::nothing", lambda _: None)
         iii.register_function("test::fails", fails)
-        iii.wait_ready(5)
+        iii.wait_ready(PATIENCE)
         yield iii
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CLOSED = "ws://127.0.0.1:1"
 """Where nobody listens."""
+PATIENCE = 30.0
+"""Seconds that starting or ending a process may take on a busy machine."""
 
 
 def cli(*arguments: str, stdin: str | None = None) -> Result:
@@ -61,11 +63,13 @@ class Running:
         """Wait for a line with this text, and return it."""
         while True:
             try:
-                line = self._new.get(timeout=20)
+                line = self._new.get(timeout=PATIENCE)
             except queue.Empty:
                 raise AssertionError(f"no {text!r} in time, but:\n" + "\n".join(self.lines)) from None
             if line is None:
-                raise AssertionError(f"ended with {self.process.wait(5)} without {text!r}:\n" + "\n".join(self.lines))
+                raise AssertionError(
+                    f"ended with {self.process.wait(PATIENCE)} without {text!r}:\n" + "\n".join(self.lines)
+                )
             self.lines.append(line)
             if text in line:
                 return line
@@ -75,9 +79,9 @@ class Running:
 
     def ended(self) -> int:
         """Wait for the end, and return the exit code."""
-        code = self.process.wait(20)
-        self._thread.join(5)
-        while (line := self._new.get(timeout=5)) is not None:
+        code = self.process.wait(PATIENCE)
+        self._thread.join(PATIENCE)
+        while (line := self._new.get(timeout=PATIENCE)) is not None:
             self.lines.append(line)
         return code
 
@@ -91,7 +95,7 @@ class Running:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(5)
-        self._thread.join(5)
+        self.process.wait(PATIENCE)
+        self._thread.join(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()

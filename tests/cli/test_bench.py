@@ -42,7 +42,7 @@ def test_a_function_of_ones_own_is_called_and_its_failures_are_1() -> None:
 def test_a_connection_that_is_lost_is_3_and_ends_it(server: Engine, worker: IIIClient) -> None:
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(FaultProxy(server.url)) as proxy:
         cuts = worker.register_function("test::cuts", lambda _: portal.call(proxy.reset))
-        worker.wait_ready(5)
+        worker.wait_ready(30)
         done = cli("bench", "test::cuts", "--seconds", "20", "--url", proxy.url)
         cuts.unregister()
     assert done.exit_code == 3

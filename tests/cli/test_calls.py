@@ -117,7 +117,7 @@ def test_metadata_and_namespace_go_with_the_call(server: Engine) -> None:
     options = InitOptions(worker_name="far", namespace="far", handle_signals=False)
     with register_worker(server.url, options) as iii:
         iii.register_function("look", look)
-        iii.wait_ready(5)
+        iii.wait_ready(30)
         assert cli_json("trigger", "look", "-n", "far", "--metadata", '{"who": "Ada"}') == {"who": "Ada"}
         assert cli("trigger", "look").exit_code == 1
 
@@ -156,7 +156,7 @@ def test_the_name_of_an_application_is_not_taken_by_a_command(monkeypatch: pytes
 def test_a_connection_that_is_lost_before_the_answer_is_3(server: Engine, worker: IIIClient) -> None:
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(FaultProxy(server.url)) as proxy:
         cuts = worker.register_function("test::cuts", lambda _: portal.call(proxy.reset))
-        worker.wait_ready(5)
+        worker.wait_ready(30)
         done = cli("trigger", "test::cuts", "--url", proxy.url)
         cuts.unregister()
     assert done.exit_code == 3

@@ -56,7 +56,7 @@ def test_dead_messages_are_listed_redriven_and_discarded(worker: IIIClient, serv
     worker.register_function("test::spoiled", spoiled)
     config = {"topic": "mails", "queue_config": {"maxRetries": 1, "backoffDelayMs": 1}}
     worker.register_trigger("durable:subscriber", "test::spoiled", config)
-    worker.wait_ready(5)
+    worker.wait_ready(30)
 
     async def drained() -> None:
         async with open_worker(server.url) as iii:

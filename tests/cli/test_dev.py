@@ -28,7 +28,7 @@ sys.exit(main({arguments!r}))
 
 def without_extra(*arguments: str, missing: str = "typer") -> subprocess.CompletedProcess[str]:
     program = WITHOUT_EXTRA.format(missing=missing, arguments=list(arguments))
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_an_app_is_served_by_the_engine_and_both_end_with_0(tmp_path: Path) -> None:

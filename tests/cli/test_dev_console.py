@@ -31,7 +31,7 @@ def test_the_console_is_served_and_the_app_tells_of_its_calls(more: list[str], t
     ports = ["--port", "0", "--http-port", "0", "--stream-port", "0"]
     with Running("dev", "tea", *ports, *more, "--no-reload", "--json", cwd=tmp_path) as running:
         listening = json.loads(running.until('"listening"'))
-        assert httpx.get(f"{listening['console_url']}/engine.json").json()["url"] == listening["urls"][0]
+        assert httpx.get(f"{listening['console_url']}/engine.json", timeout=30).json()["url"] == listening["urls"][0]
         running.until('"serving"')
         with register_worker(listening["urls"][0], InitOptions(worker_name="caller", handle_signals=False)) as iii:
             assert iii.trigger("tea::otel", {}) == "true"

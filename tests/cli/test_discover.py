@@ -57,7 +57,7 @@ def test_workers_are_listed_without_the_command_itself() -> None:
 
 def test_triggers_and_their_types_are_listed(worker: IIIClient) -> None:
     trigger = worker.register_trigger("http", "test::echo", {"api_path": "echo"})
-    worker.wait_ready(5)
+    worker.wait_ready(30)
     rows = cli_json("list", "triggers")
     assert [row["config"]["api_path"] for row in rows if row["function_id"] == "test::echo"] == ["echo"]
     assert {"http", "cron", "state"} <= {row["id"] for row in cli_json("list", "trigger-types")}
@@ -74,7 +74,7 @@ def test_a_function_is_described_with_an_example_that_works(server: Engine) -> N
     with register_worker(server.url, options) as iii:
         iii.register_function("shop::place", place, description="takes an order")
         iii.register_trigger("http", "shop::place", {"api_path": "orders", "http_method": "POST"})
-        iii.wait_ready(5)
+        iii.wait_ready(30)
         info = cli_json("describe", "shop::place")
         assert info["worker"]["name"] == "shop"
         assert info["example"]["payload"] == {"customer": "text", "quantity": 1, "address": {"city": "text"}}
@@ -104,7 +104,7 @@ def test_a_description_cannot_write_to_the_terminal(server: Engine) -> None:
     evil = "\x1b]0;gotcha\x07\x9b31m\u202etxt\r"
     with register_worker(server.url, InitOptions(worker_name="evil", handle_signals=False)) as iii:
         iii.register_function("evil::f", lambda _: evil, description=evil)
-        iii.wait_ready(5)
+        iii.wait_ready(30)
         printed = [
             cli("list", "functions", "--prefix", "evil").stdout,
             cli("describe", "evil::f").stdout,

@@ -19,7 +19,7 @@ def test_the_tests_of_a_new_project_pass(tmp_path: Path) -> None:
     assert [Path(name).name for name in written["files"]] == ["app.py", "test_app.py", "pyproject.toml", "README.md"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"],
-        cwd=tmp_path / "here", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=50,
+        cwd=tmp_path / "here", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

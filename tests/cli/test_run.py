@@ -15,7 +15,7 @@ import pytest
 
 from iii_anyio import IIIClient, InitOptions, register_worker
 from iii_anyio.cli._serving import Settings, serve_here
-from tests.cli.running import CLOSED, Running, cli
+from tests.cli.running import CLOSED, PATIENCE, Running, cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,11 +97,11 @@ class Gate:
         self.iii = iii
         self.entered, self.opened = threading.Event(), threading.Event()
         iii.register_function("gate", self._wait)
-        iii.wait_ready(5)
+        iii.wait_ready(PATIENCE)
 
     def _wait(self, _: Any) -> str:
         self.entered.set()
-        self.opened.wait(20)
+        self.opened.wait(PATIENCE)
         return "through"
 
 
@@ -123,11 +123,11 @@ def test_a_signal_lets_running_handlers_finish_and_ends_with_0(
     ):
         running.until("Serving app shop, 3 functions")
         answer = threads.submit(gate.iii.trigger, "shop::slow", {})
-        assert gate.entered.wait(5)
+        assert gate.entered.wait(PATIENCE)
         running.send(TERM)
         running.until("Draining")
         gate.opened.set()
-        assert answer.result(5) == "through"
+        assert answer.result(PATIENCE) == "through"
         assert running.ended() == 0
         assert running.lines[-1] == "cleaned up"
 
@@ -136,7 +136,7 @@ def test_a_second_signal_does_not_wait_and_is_the_exit_code(server: Engine, gate
     with Running("run", "shop:app", "--url", server.url, cwd=folder) as running:
         running.until("Serving")
         gate.iii.trigger({"function_id": "shop::slow", "payload": {}, "action": {"type": "void"}})
-        assert gate.entered.wait(5)
+        assert gate.entered.wait(PATIENCE)
         running.send(INT)
         running.until("Draining")
         running.send(TERM)
@@ -233,7 +233,7 @@ def test_what_cannot_be_served_is_2_and_says_what_can(
 def test_a_function_that_is_refused_is_named_and_the_rest_is_served(server: Engine, gate: Gate, folder: Path) -> None:
     """P-18."""
     gate.iii.register_function("shop::who", lambda _: "mine")
-    gate.iii.wait_ready(5)
+    gate.iii.wait_ready(PATIENCE)
     with Running("run", "shop", cwd=folder, III_URL=server.url) as running:
         assert "shop::who" in running.until("Refused, the rest is served")
         running.until("Serving")
@@ -274,7 +274,7 @@ def test_processes_are_numbered_restarted_after_a_crash_and_drained(server: Engi
         running.until("Serving")
         assert gate.iii.trigger("shop::who", namespace="part-1") == "1"
         gate.iii.trigger("shop::slow", {}, namespace="part-0", action={"type": "void"})
-        assert gate.entered.wait(5)
+        assert gate.entered.wait(PATIENCE)
         running.send(TERM)
         running.until("Draining")
         running.send(TERM)
@@ -286,7 +286,7 @@ def test_processes_that_would_export_the_same_functions_are_2_with_advice(
 ) -> None:
     """P-115: a function id has one live owner in a namespace; here the second of two children meets it."""
     gate.iii.register_function("shop::who", lambda _: "mine")
-    gate.iii.wait_ready(5)
+    gate.iii.wait_ready(PATIENCE)
     with importing(monkeypatch):
         settings = Settings(target="shop", app_dir=str(folder), url=server.url, number=1, processes=2)
         assert serve_here(settings) == 2
@@ -302,4 +302,5 @@ def test_a_child_outlives_its_parent_only_to_drain(server: Engine, gate: Gate, f
         assert (event["app"], event["namespace"]) == ("shop:register", "default")
         running.send(signal.SIGKILL)
         assert running.ended() == -signal.SIGKILL  # and the child has closed the pipe, so it has ended
-        assert "registered" not in [row.function_id for row in gate.iii.list_functions()]
+        while "registered" in [row.function_id for row in gate.iii.list_functions()]:
+            pass  # until the engine has seen it

@@ -77,7 +77,7 @@ def main(url: str, tag: str) -> None:
             case {"emit": event}:
                 return {"emitted": sum(observer.emit(event) for observer in ticking.observers())}
             case {"heard": count}:
-                return {"heard": [heard.get(timeout=10) for _ in range(count)]}
+                return {"heard": [heard.get(timeout=30) for _ in range(count)]}
         try:
             if "ask" in command:
                 (observer,) = ticking.observers()

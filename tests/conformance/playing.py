@@ -180,6 +180,9 @@ async def _export(engine: Engine, frame: str) -> None:
     """Send a telemetry frame, and wait until it is read."""
     async with websocket_connector(f"{engine.url}/otel")() as wire:
         await wire.send_binary([frame.encode()])
+        await wire.ping(b"read")
+        while not wire.pongs:
+            await wire.receive()
     await anyio.wait_all_tasks_blocked()
 
 

@@ -22,7 +22,7 @@ MIB = 1_048_576
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"], indirect=True)
 async def test_every_case_between_the_official_sdk_and_this_one(tmp_path: Path) -> None:
     """See judging.py; one process for all of them, since starting it takes longest."""
-    with fail_after(40):
+    with fail_after(50):
         async with open_stage(PROGRAM, tmp_path) as stage:
             for name, judge in CASES.items():
                 print(name)  # the last one of a failure's output is the one that failed
@@ -32,7 +32,7 @@ async def test_every_case_between_the_official_sdk_and_this_one(tmp_path: Path) 
 @pytest.mark.parametrize("anyio_backend", ["uvloop"], indirect=True)
 async def test_workers_of_one_namespace_find_each_other_and_large_payloads_pass(tmp_path: Path) -> None:
     """P-04, P-05, P-21, P-37, P-102; G-1."""
-    with fail_after(30):
+    with fail_after(50):
         async with open_engine(port=0, http_port=None) as engine, ours(engine.url, namespace="blue") as iii:
             register(iii)
             await iii.wait_ready()

@@ -34,7 +34,7 @@ def without_facts(envelope: dict[str, Any]) -> dict[str, Any]:
 async def test_the_official_sdk_observes_and_is_observed_with_both_deliveries(tmp_path: Path) -> None:
     """A-47, A-49, A-54; P-137 to P-140."""
     heard = Heard("seen")
-    with fail_after(30):
+    with fail_after(50):
         async with open_engine(port=0, http_port=None) as engine, ours(engine.url) as iii:
 
             async def double(data: Any) -> Any:
@@ -107,7 +107,7 @@ async def identity(iii: Worker) -> str | None:
 async def test_observers_of_the_official_sdk_survive_its_reconnect(tmp_path: Path) -> None:
     """P-60, P-138, P-139."""
     heard = Heard()
-    with fail_after(30):
+    with fail_after(50):
         async with open_engine(port=0, http_port=None) as engine, ours(engine.url) as iii:
             iii.register_function(f"{OURS}::note", heard.hear)
             await iii.wait_ready()

@@ -101,6 +101,6 @@ def test_a_program_serves_until_it_is_told_to_stop(how: str, tmp_path: Path) -> 
             with iii_anyio.register_worker(options=InitOptions(handle_signals=False)) as caller:
                 assert caller.trigger({"function_id": f"serves::{how}", "payload": {}}) == "pong"
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) in {0, -signal.SIGTERM, 128 + signal.SIGTERM}
+            assert process.wait(30) in {0, -signal.SIGTERM, 128 + signal.SIGTERM}
         finally:
             process.kill()

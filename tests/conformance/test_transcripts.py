@@ -88,7 +88,7 @@ ENGINE: Final[dict[str, dict[str, str]]] = {
 }
 
 
-async def check_engine(name: str, recordings: list[str], seconds: float = 10) -> None:
+async def check_engine(name: str, recordings: list[str], seconds: float = 20) -> None:
     with fail_after(seconds):
         async with (
             open_engine(
@@ -116,7 +116,7 @@ async def test_the_engine_publishes_and_ticks_as_the_real_one_did() -> None:
 
 async def test_the_engine_keeps_the_recorded_telemetry() -> None:
     """OB-1, OB-4, §15."""
-    with fail_after(10):
+    with fail_after(20):
         async with (
             open_engine(port=0, http_port=None) as engine,
             open_worker(connector=engine.connector(), options=InitOptions(worker_name="reader")) as iii,
@@ -187,7 +187,7 @@ WORKER: Final[dict[str, dict[str, str]]] = {
 }
 
 
-async def check_worker(name: str, recordings: list[str], seconds: float = 10) -> None:
+async def check_worker(name: str, recordings: list[str], seconds: float = 20) -> None:
     with fail_after(seconds):
         async with open_engine(port=None, http_port=0 if name == "http" else None) as engine:
             tap = Tap(engine)

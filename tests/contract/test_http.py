@@ -9,11 +9,13 @@ import anyio
 import httpx
 import pytest
 from anyio import create_task_group
+from anyio.lowlevel import checkpoint
 
 from iii_anyio import ApiRequest, ApiResponse, InvocationError
 from iii_anyio.devengine import HttpOptions
 from tests.contract.http_serving import bind, echo, serving
 from tests.contract.targets import Target
+from tests.timing import pass_time
 
 pytestmark = pytest.mark.anyio
 
@@ -271,12 +273,16 @@ async def test_a_worker_that_leaves_while_it_serves_is_a_500(target: Target) -> 
         done.set()
 
 
-async def test_a_handler_that_takes_too_long_or_returns_nothing_is_an_empty_504(target: Target) -> None:
+@pytest.mark.parametrize("anyio_backend", ["held"], indirect=True)
+async def test_a_handler_that_takes_too_long_or_returns_nothing_is_an_empty_504(
+    target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
     """H-44, H-51, H-52."""
-    async with serving(target, HttpOptions(default_timeout=0.1)) as (engine, iii, client):
-        done, finished = anyio.Event(), anyio.Event()
+    async with serving(target, HttpOptions(default_timeout=2)) as (engine, iii, client):
+        called, done, finished = anyio.Event(), anyio.Event(), anyio.Event()
 
         async def slow(_request: Any) -> dict[str, int]:
+            called.set()
             await done.wait()
             finished.set()
             return {"body": 1}
@@ -287,10 +293,21 @@ async def test_a_handler_that_takes_too_long_or_returns_nothing_is_an_empty_504(
         for name in ("slow", "nothing", "quick"):
             bind(engine, iii, name, engine.path(name))
         await iii.wait_ready()
+
+        async def wait(name: str) -> None:
+            if name == "slow":
+                await called.wait()
+            else:
+                while f"{engine.id(name)} returned None" not in caplog.text:
+                    await checkpoint()
+            pass_time(2)
+
         for name in ("slow", "nothing"):
-            response = await client.get(f"/{engine.path(name)}")
-            assert (response.status_code, response.content) == (504, b"")
-            assert "access-control-allow-origin" not in response.headers
+            async with create_task_group() as tasks:
+                tasks.start_soon(wait, name)
+                response = await client.get(f"/{engine.path(name)}")
+                assert (response.status_code, response.content) == (504, b"")
+                assert "access-control-allow-origin" not in response.headers
         done.set()
         await finished.wait()
         assert (await client.get(f"/{engine.path('quick')}")).status_code == 200

@@ -21,7 +21,7 @@ LIMIT = 64 * MIB
 
 async def test_17_mib_pass_in_both_directions(target: Target) -> None:
     """P-04, P-05, P-102, §3.3: over 16 MiB a message is cut into fragments, at characters."""
-    async with target.open(seconds=30) as engine, engine.workers("callee", "caller") as (callee, caller):
+    async with target.open(seconds=50) as engine, engine.workers("callee", "caller") as (callee, caller):
         callee.register_function(engine.id("echo"), lambda data: data)
         await callee.wait_ready()
         assert await caller.trigger_async(engine.id("echo"), [TEXT_17_MIB]) == [TEXT_17_MIB]
@@ -29,7 +29,7 @@ async def test_17_mib_pass_in_both_directions(target: Target) -> None:
 
 async def test_small_messages_are_not_lost_beside_large_ones(target: Target) -> None:
     """P-08, §3.3: nor cut into them."""
-    async with target.open(seconds=30) as engine, engine.workers("callee", "caller") as (callee, caller):
+    async with target.open(seconds=50) as engine, engine.workers("callee", "caller") as (callee, caller):
         callee.register_function(engine.id("length"), len)
         callee.register_function(engine.id("echo"), lambda data: data)
         await callee.wait_ready()
@@ -48,7 +48,7 @@ async def test_small_messages_are_not_lost_beside_large_ones(target: Target) -> 
 
 async def test_over_64_mib_are_refused_at_their_sender_and_the_connection_stays(target: Target) -> None:
     """P-06, P-07, §3.3: a payload at its caller, a result at its callee."""
-    async with target.open(seconds=30) as engine, engine.workers("callee", "caller") as (callee, caller):
+    async with target.open(seconds=50) as engine, engine.workers("callee", "caller") as (callee, caller):
         text = "a" * (LIMIT + 1)
         callee.register_function(engine.id("big"), lambda _data: text)
         callee.register_function(engine.id("echo"), lambda data: data)
@@ -68,7 +68,7 @@ async def test_over_64_mib_are_refused_at_their_sender_and_the_connection_stays(
 
 async def test_a_caller_that_gives_up_on_a_large_message_leaves_the_connection_usable(target: Target) -> None:
     """P-08: before the first fragment it is not sent, after the first it is sent to its end."""
-    async with target.open(seconds=30) as engine, engine.workers("callee", "caller") as (callee, caller):
+    async with target.open(seconds=50) as engine, engine.workers("callee", "caller") as (callee, caller):
         callee.register_function(engine.id("length"), len)
         await callee.wait_ready()
         await caller.wait_ready()

@@ -76,7 +76,7 @@ async def site(
     rbac: Rbac | None, prepare: Callable[[Worker], None] = lambda _: None, *, middleware: str | None = None
 ) -> AsyncGenerator[Site]:
     """Everything above; ``prepare`` registers what the trusted worker has."""
-    with fail_after(10):
+    with fail_after(20):
         guarded = Listener(rbac=rbac, middleware_function_id=middleware)
         async with (
             open_engine(port=0, http_port=None, stream_port=None, listeners=[Listener(), guarded]) as engine,

@@ -386,7 +386,7 @@ async def test_workers_that_come_and_go_are_events(target: Target) -> None:
 
 async def test_functions_that_come_and_go_are_an_event(target: Target) -> None:
     """P-129, E-48, E-49."""
-    async with target.open(seconds=20) as engine, engine.worker("watcher") as watcher:
+    async with target.open(seconds=50) as engine, engine.worker("watcher") as watcher:
         await engine.needs_trigger_type(watcher, "engine::functions-available")
         events: list[Any] = []
         changed = anyio.Event()

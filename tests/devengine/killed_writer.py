@@ -53,9 +53,9 @@ def main() -> None:
     for _line in sys.stdin:
         pid = os.fork()
         if pid == 0:
+            tell({"pid": os.getpid()})
             anyio.run(write, sys.argv[1])
             os._exit(1)
-        tell({"pid": pid})
         os.waitpid(pid, 0)
         tell({"dead": pid})
 

@@ -114,7 +114,7 @@ async def serving(app: App, shutdown_timeout: float = 5.0) -> AsyncGenerator[tup
 
 async def exchange(address: tuple[str, int], request: bytes) -> bytes:
     """Send bytes and read until the server closes."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with await anyio.connect_tcp(*address) as stream:
             await stream.send(request)
             received = b""
@@ -140,7 +140,10 @@ async def refuses(address: tuple[str, int]) -> bool:
 
 async def test_a_client_is_served_over_one_connection() -> None:
     app = App()
-    async with serving(app) as (host, port), httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+    async with (
+        serving(app) as (host, port),
+        httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=None) as client,
+    ):
         for number in range(3):
             response = await client.post("/echo", content=b"x" * number * 100_000)
             assert (response.status_code, len(response.content)) == (200, number * 100_000)
@@ -270,7 +273,7 @@ async def test_a_request_sent_while_another_runs_is_answered_after_it() -> None:
         await anyio.wait_all_tasks_blocked()
         app.release.set()
         received = b""
-        with anyio.fail_after(5), suppress(anyio.EndOfStream):
+        with anyio.fail_after(20), suppress(anyio.EndOfStream):
             while True:
                 received += await stream.receive()
         assert received.startswith(b"HTTP/1.1 599 \r\n")
@@ -280,15 +283,18 @@ async def test_a_request_sent_while_another_runs_is_answered_after_it() -> None:
 async def test_a_body_that_is_held_back_is_asked_for() -> None:
     async with serving(App()) as address, await anyio.connect_tcp(*address) as stream:
         await stream.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             assert (await stream.receive()).startswith(b"HTTP/1.1 100 ")
             await stream.send(b"ok")
             assert (await stream.receive()).endswith(b"\r\n\r\nok")
 
 
 @pytest.mark.parametrize("path", ["/early", "/broken"])
-async def test_a_response_before_the_end_of_a_large_body_reaches_its_client(path: str) -> None:
-    async with serving(App()) as (host, port), httpx.AsyncClient() as client:
+async def test_a_response_before_the_end_of_a_large_body_reaches_its_client(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_asgi_server, "LINGER", 30)
+    async with serving(App()) as (host, port), httpx.AsyncClient(timeout=None) as client:
         response = await client.post(f"http://{host}:{port}{path}", content=b"x" * 20_000_000)
         assert response.status_code == {"/early": 413, "/broken": 500}[path]
 
@@ -306,7 +312,10 @@ async def test_what_an_application_does_wrong_ends_only_its_connection(
 
 
 async def test_a_bug_of_the_application_is_a_500_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(App()) as (host, port), httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+    async with (
+        serving(App()) as (host, port),
+        httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=None) as client,
+    ):
         assert (await client.get("/broken")).status_code == 500
         assert (await client.get("/")).status_code == 200
     assert any(record.name == "iii_anyio.devengine.http" and record.exc_info for record in caplog.records)
@@ -345,7 +354,7 @@ async def test_shutdown_with_an_idle_connection_is_immediate() -> None:
         assert (await kept.receive()).startswith(b"HTTP/1.1 200 ")
     for stream in (idle, kept):
         async with stream:
-            with anyio.fail_after(5), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            with anyio.fail_after(20), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                 while True:
                     await stream.receive()
     assert await refuses(address)
@@ -355,7 +364,7 @@ async def test_a_running_request_is_finished_at_shutdown() -> None:
     app = App()
     sock = socket.create_server(("127.0.0.1", 0))
     address = sock.getsockname()
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with anyio.create_task_group() as clients, await anyio.connect_tcp(*address) as stream:
             async with anyio.create_task_group() as group:
                 await group.start(partial(serve_asgi, app, sock, shutdown_timeout=100))
@@ -397,9 +406,10 @@ async def test_a_client_that_does_not_read_is_cut_off_in_time(monkeypatch: pytes
     async with serving(app) as address:
         async with await anyio.connect_tcp(*address) as stream:
             await stream.send(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 await app.over.wait()
             assert app.ended == ["OSError"]
+        monkeypatch.undo()
         assert await is_serving(address)
 
 
@@ -417,7 +427,7 @@ async def test_a_full_house_lets_one_in_when_one_leaves(monkeypatch: pytest.Monk
         await first.aclose()
         app.release.set()
         async with second:
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 assert (await second.receive()).startswith(b"HTTP/1.1 200 ")
 
 

@@ -368,7 +368,7 @@ async def lists_http(engine: Engine) -> bool:
 async def test_an_engine_starts_the_workers_of_its_configuration_and_no_others(as_file: bool, tmp_path: Path) -> None:
     """EC-5."""
     path = tmp_path / "config.yaml"
-    with fail_after(10):
+    with fail_after(20):
         path.write_text("workers:\n  - name: iii-http\n    config: {port: 3199}\n")
         async with open_engine(config=path if as_file else workers(iii_http={"port": 3199}), port=0) as engine:
             assert await lists_http(engine)
@@ -388,7 +388,7 @@ async def test_a_wrong_file_keeps_the_engine_from_starting(tmp_path: Path) -> No
     path = tmp_path / "config.yaml"
     path.write_text("worker: []\n")
     engine = open_engine(config=path, port=0)
-    with fail_after(5), pytest.raises(ValueError, match=r"config\.yaml:1: worker: unknown key"):
+    with fail_after(20), pytest.raises(ValueError, match=r"config\.yaml:1: worker: unknown key"):
         async with engine:
             pass
 
@@ -398,7 +398,7 @@ async def test_a_wrong_file_keeps_the_engine_from_starting(tmp_path: Path) -> No
 async def test_what_a_built_in_worker_refuses_is_named_with_file_and_line(name: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"workers:\n- name: {name}\n  config: {{adapter: 7}}\n")
-    with fail_after(5), pytest.raises(ValueError, match=r"config\.yaml:2: workers\[0\]: iii-state: adapter"):
+    with fail_after(20), pytest.raises(ValueError, match=r"config\.yaml:2: workers\[0\]: iii-state: adapter"):
         async with open_engine(config=path, port=0):
             pass
 
@@ -408,8 +408,11 @@ async def test_the_http_block_of_the_file_takes_effect(tmp_path: Path) -> None:
     """H-55, by the header it adds."""
     path = tmp_path / "config.yaml"
     path.write_text("workers:\n- name: iii-http\n  config: {cors: {allowed_origins: ['https://a.example']}}\n")
-    with fail_after(10):
-        async with open_engine(config=path, port=0) as engine, httpx.AsyncClient(trust_env=False) as client:
+    with fail_after(20):
+        async with (
+            open_engine(config=path, port=0) as engine,
+            httpx.AsyncClient(trust_env=False, timeout=None) as client,
+        ):
             answer = await client.get(engine.http_url, headers={"Origin": "https://a.example"})
             assert answer.headers["access-control-allow-origin"] == "https://a.example"
 
@@ -426,11 +429,11 @@ def test_the_command_line_reads_a_file_and_its_options_go_first(tmp_path: Path) 
         assert engine.stderr is not None
         lines = [engine.stdout.readline().split() for _ in range(3)]
         engine.send_signal(signal.SIGTERM)
-        assert engine.wait(10) == 0
+        assert engine.wait(30) == 0
         assert "resizer is not running" in engine.stderr.read()
     assert [line[0] for line in lines] == ["workers", "workers", "HTTP"]
     assert lines[0][1].startswith("ws://127.0.0.1:")
     path.write_text("workers: 3\n")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "config.yaml:1: workers: must be a list" in done.stderr) == (1, True)
     assert "Traceback" not in done.stderr

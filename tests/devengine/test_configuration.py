@@ -30,7 +30,7 @@ ENTRY: dict[str, Any] = {"id": "svc", "name": "N", "description": "D", "schema":
 @asynccontextmanager
 async def running(**options: Any) -> AsyncGenerator[Worker]:
     """A worker on an engine of its own."""
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=None, **options) as engine, open_worker(connector=engine.connector()) as iii:
             yield iii
 
@@ -217,7 +217,7 @@ async def test_every_built_in_that_can_be_configured_has_an_entry_and_follows_it
 
 async def test_the_http_worker_follows_its_entry() -> None:
     """H-2, H-3: the time, CORS and middleware of the next request; what is wrong changes nothing."""
-    with fail_after(10):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None, workers={"iii-http": {"default_timeout": 5000}}) as engine,
             open_worker(connector=engine.connector()) as iii,

@@ -103,7 +103,7 @@ def test_urls_are_those_that_a_browser_of_this_machine_reaches() -> None:
 
 
 async def test_the_engine_serves_the_console_and_says_where_to_connect() -> None:
-    with fail_after(5):
+    with fail_after(50):
         async with console_engine(stream_port=0) as engine, httpx.AsyncClient() as client:
             assert engine.console_url.startswith("http://127.0.0.1:")
             facts = (await client.get(f"{engine.console_url}/engine.json")).json()
@@ -115,7 +115,7 @@ async def test_the_engine_serves_the_console_and_says_where_to_connect() -> None
 
 
 async def test_there_is_no_console_unless_it_is_asked_for() -> None:
-    with fail_after(5):
+    with fail_after(50):
         async with open_engine(port=None) as engine, open_worker(connector=engine.connector()) as iii:
             assert engine.console_url == ""
             with pytest.raises(InvocationError, match="function_not_found"):
@@ -123,13 +123,13 @@ async def test_there_is_no_console_unless_it_is_asked_for() -> None:
 
 
 async def test_a_console_without_a_port_for_workers_is_an_error() -> None:
-    with fail_after(5), pytest.raises(ValueError, match="needs a port for workers"):
+    with fail_after(50), pytest.raises(ValueError, match="needs a port for workers"):
         async with open_engine(port=None, console_port=0):
             pass
 
 
 async def test_a_port_that_is_taken_is_named() -> None:
-    with fail_after(5):
+    with fail_after(50):
         async with console_engine() as engine:
             port = int(engine.console_url.rpartition(":")[2])
             with pytest.raises(OSError, match=f"console_port {port}"):
@@ -139,7 +139,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
 
 async def test_the_keys_of_state_and_the_ids_of_items_are_told() -> None:
     """ST-5: ``state::list`` and ``stream::list`` give values only."""
-    with fail_after(5):
+    with fail_after(50):
         async with console_engine() as engine, open_worker(connector=engine.connector()) as iii:
 
             async def call(function_id: str, **payload: Any) -> Any:
@@ -163,7 +163,7 @@ async def test_the_keys_of_state_and_the_ids_of_items_are_told() -> None:
 
 
 async def test_an_answer_holds_so_many_entries_and_says_how_many_there_are() -> None:
-    with fail_after(20):
+    with fail_after(50):
         async with console_engine() as engine, open_worker(connector=engine.connector()) as iii:
 
             async def put(scope: str, key: str, value: str) -> None:
@@ -182,7 +182,7 @@ async def test_an_answer_holds_so_many_entries_and_says_how_many_there_are() -> 
 
 
 async def test_the_functions_of_the_console_are_internal() -> None:
-    with fail_after(5):
+    with fail_after(50):
         async with console_engine() as engine, open_worker(connector=engine.connector()) as iii:
             listed = await iii.trigger_async({"function_id": "engine::functions::list", "payload": {}})
             assert not [row for row in listed["functions"] if row["worker_name"] == "iii-console"]
@@ -216,7 +216,7 @@ async def page(modules: Path, url: str, scenario: str) -> Any:
 
 async def test_the_page_calls_and_is_called(modules: Path) -> None:
     """Protocol §5 to §7: registration, results, errors, void calls, a trigger that fires a function of the page."""
-    with fail_after(20):
+    with fail_after(50):
         async with console_engine() as engine:
             answers = await page(modules, engine.url, "calls")
     assert answers["early"]["code"] == "NOT_CONNECTED"
@@ -231,7 +231,7 @@ async def test_the_page_calls_and_is_called(modules: Path) -> None:
 
 async def test_the_page_connects_again_and_registers_again(modules: Path) -> None:
     """Protocol §6.5: with its reattach token, so that its name is not taken by itself."""
-    with fail_after(20):
+    with fail_after(50):
         async with (
             console_engine() as engine,
             FaultProxy(engine.url) as proxy,
@@ -251,7 +251,7 @@ async def test_the_page_connects_again_and_registers_again(modules: Path) -> Non
 
 async def test_the_page_gives_up_when_the_engine_refuses_it(modules: Path) -> None:
     """Protocol §5.6: ``WORKER_NAMESPACE_CONFLICT`` is fatal."""
-    with fail_after(20):
+    with fail_after(50):
         async with (
             console_engine() as engine,
             open_worker(connector=engine.connector(), options=InitOptions(worker_name="page")),

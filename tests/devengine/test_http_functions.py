@@ -79,7 +79,7 @@ async def calling(
     answer: bytes = OK, *, hold: bool = False, config: Any = None, **options: Any
 ) -> AsyncGenerator[tuple[Remote, Worker, Engine]]:
     remote = Remote(answer, hold=hold)
-    with fail_after(5):
+    with fail_after(20):
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(raw_serving(remote))
             remote.url = f"http://127.0.0.1:{port}"
@@ -462,9 +462,13 @@ async def test_calls_run_side_by_side_and_end_without_their_caller() -> None:
     async with calling(hold=True) as (remote, iii, engine):
         iii.register_function("f", HttpInvocationConfig(url=remote.url))
         await iii.wait_ready()
-        async with open_worker(connector=engine.connector(), options=InitOptions(worker_name="caller")) as caller:
-            with anyio.move_on_after(0.02):
-                await caller.trigger_async("f", "lost")
+        async with (
+            open_worker(connector=engine.connector(), options=InitOptions(worker_name="caller")) as caller,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(caller.trigger_async, "f", "lost")
+            await remote.arrived.wait()
+            group.cancel_scope.cancel()
         remote.arrived = anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(iii.trigger_async, "f", "kept")
@@ -486,7 +490,7 @@ async def test_an_engine_that_ends_gives_up_its_requests() -> None:
         await remote.arrived.wait()
         stop.set()
 
-    with fail_after(5):
+    with fail_after(20):
         async with raw_serving(remote) as port, anyio.create_task_group() as group:
             engine: Engine = await group.start(run)
             async with open_worker(connector=engine.connector(), options=InitOptions(worker_name="w")) as iii:
@@ -503,7 +507,7 @@ async def test_every_kind_of_trigger_can_call_it() -> None:
         iii.register_trigger("http", "f", {"api_path": "/orders/:id", "http_method": "PUT"})
         iii.register_trigger("subscribe", "f", {"topic": "t"})
         await iii.wait_ready()
-        async with httpx.AsyncClient(base_url=engine.http_url, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=engine.http_url, trust_env=False, timeout=None) as client:
             response = await client.put("/orders/7", json={"x": 1})
         assert (response.status_code, response.json()) == (201, {"made": True})
         request = json.loads(remote.requests[0][1])

@@ -72,11 +72,11 @@ def test_a_wrong_value_is_named_with_worker_and_key(config: Any, problem: str) -
 @pytest.mark.parametrize("http", [None, HttpOptions()])
 async def test_the_configuration_counts_unless_there_are_options_in_code(http: HttpOptions | None) -> None:
     config = {"middleware": [{"function_id": "guard"}]}
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=0, http=http, workers={"iii-http": config}) as engine,
             open_worker(connector=engine.connector(), options=InitOptions(worker_name="w")) as iii,
-            httpx.AsyncClient(base_url=engine.http_url, trust_env=False) as client,
+            httpx.AsyncClient(base_url=engine.http_url, trust_env=False, timeout=None) as client,
         ):
             respond = {"action": "respond", "response": {"status_code": 403}}
             iii.register_function("guard", lambda _data: respond)

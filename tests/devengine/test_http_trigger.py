@@ -664,7 +664,7 @@ async def test_a_client_that_leaves_ends_its_request_without_an_answer(
     app = await serving(functions, "h", middleware=[GlobalMiddleware("g")])
     client = Client(app)
     chunks: list[bytes | None] = [b"{", None] if when == "body" else [b"{}"]
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             call = lambda: client.request(  # noqa: E731
                 "POST", "/h", headers={"content-type": "application/json"}, chunks=chunks
@@ -687,7 +687,7 @@ async def test_a_json_body_over_the_limit_is_413(headers: dict[str, str], chunks
     functions = Functions(h=OK)
     app = await serving(functions, "h", max_body=10)
     headers = {"content-type": "application/json", **headers}
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         answer = await ask(app, "POST", "/h", headers=headers, chunks=chunks)
     assert (answer.status, answer.json["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
     assert functions.called == []
@@ -711,7 +711,7 @@ async def test_one_request_too_many_at_once_is_503() -> None:  # H-50, enforced
 
     app = await serving(Functions(h=wait), "h", concurrency_limit=2)
     clients = [Client(app) for _ in range(2)]
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             for client in clients:
                 group.start_soon(client.request, "GET", "/h")
@@ -770,7 +770,7 @@ async def test_a_client_that_left_before_its_response_raises_nothing() -> None:
         raise OSError("connection reset")
 
     scope = {"type": "http", "method": "GET", "path": "/h", "raw_path": b"/h", "query_string": b"", "headers": []}
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         await app(scope, receive, send)
     assert (await ask(app, "GET", "/h")).status == 200
 

@@ -55,7 +55,7 @@ class Link:
 @asynccontextmanager
 async def opened() -> AsyncGenerator[tuple[Engine, Worker, Worker]]:
     """An engine, the owner of functions, and who observes them."""
-    with fail_after(10):
+    with fail_after(20):
         async with (
             open_engine(port=None, http_port=None) as engine,
             worker(engine.connector(), "owner") as owner,
@@ -186,7 +186,7 @@ async def test_a_late_rejection_reaches_who_observes() -> None:
 
 async def test_observers_and_local_calls_survive_reconnects_of_both_sides() -> None:
     """P-60, P-138, P-139, A-54: what is reported without a link is delivered after it."""
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=None, http_port=None) as engine:
             links = [Link(engine), Link(engine)]
             async with worker(links[0], "owner") as owner, worker(links[1], "watcher") as watcher:
@@ -306,7 +306,7 @@ async def test_functions_of_built_in_workers_are_observed() -> None:
 async def test_behind_a_guarded_listener_only_what_may_be_called_may_be_observed() -> None:
     """§16.9 ``FORBIDDEN``; and calls of one's own functions go through the engine, where they are guarded."""
     rules = Rbac(expose_functions=['match("open::*")'])
-    with fail_after(10):
+    with fail_after(20):
         async with (
             open_engine(port=0, http_port=None, listeners=[Listener(port=0), Listener(port=0, rbac=rules)]) as engine,
             open_worker(engine.urls[0], InitOptions(worker_name="owner", handle_signals=False)) as owner,

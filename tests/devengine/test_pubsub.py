@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def working(**options: Any) -> AsyncGenerator[Worker]:
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=None, **options) as engine,
             open_worker(connector=engine.connector(), options=InitOptions(worker_name="w")) as iii,

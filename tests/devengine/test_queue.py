@@ -97,7 +97,7 @@ class Gate:
 
 @asynccontextmanager
 async def working(
-    queues: dict[str, Any] | None = None, *, seconds: float = 5, **options: Any
+    queues: dict[str, Any] | None = None, *, seconds: float = 20, **options: Any
 ) -> AsyncGenerator[tuple[Engine, Worker]]:
     with fail_after(seconds):
         async with (
@@ -381,7 +381,7 @@ async def test_a_job_that_cannot_be_called_is_a_failed_one() -> None:
 
 async def test_another_queue_worker_can_take_the_place_of_this_one() -> None:
     """P-122, §7.4, Q-2: an engine that is configured without it."""
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=None, config={"workers": []}) as engine,
             joined(engine, "queue") as provider,
@@ -800,7 +800,7 @@ async def test_an_answer_comes_when_the_change_is_stored(monkeypatch: pytest.Mon
 async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
     """Q-33, Q-41; design: jobs are put before they are acknowledged, attempts are recorded."""
     async with working(data=tmp_path) as (_, iii):
-        config = {"max_retries": 2, "backoff_ms": 100}
+        config = {"max_retries": 2, "backoff_ms": 600_000}  # which a new start does away with
         assert (await iii.trigger_async("queue::define", {"queue": "jobs", "config": config}))["changed"]
         failing = Handler(99)
         iii.register_function("f", failing)

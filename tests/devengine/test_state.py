@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def running(**options: Any) -> AsyncGenerator[Worker]:
     """A worker on an engine of its own."""
-    with fail_after(10):
+    with fail_after(20):
         async with open_engine(port=None, **options) as engine, open_worker(connector=engine.connector()) as iii:
             yield iii
 
@@ -251,7 +251,7 @@ async def test_a_write_is_refused_while_too_many_events_wait_for_their_handlers(
             raise NotImplementedError
 
     bindings = [Binding("t", "f", "default", None, None)]
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as group:
             fan_out = FanOut(Slow(), group, max_events=2)
             for _ in range(2):
@@ -281,7 +281,7 @@ async def test_the_engine_ends_while_a_handler_still_runs() -> None:
             task_status.started(iii)
             await Event().wait()
 
-    with fail_after(10):
+    with fail_after(20):
         async with create_task_group() as group:
             async with open_engine(port=None) as engine:
                 await write(await group.start(serve, engine), "k", 1)

@@ -43,7 +43,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @asynccontextmanager
 async def opened(**options: Any) -> AsyncGenerator[tuple[Engine, Worker]]:
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(**{"port": None, **options}) as engine,
             open_worker(connector=engine.connector(), options=InitOptions(worker_name="app")) as iii,

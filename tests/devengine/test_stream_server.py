@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def serving(**config: Any) -> AsyncGenerator[tuple[Engine, Worker]]:
-    with fail_after(5):
+    with fail_after(20):
         async with (
             open_engine(port=None, stream_port=0, workers={"iii-stream": config}) as engine,
             open_worker(connector=engine.connector(), options=InitOptions(worker_name="app")) as iii,
@@ -127,7 +127,7 @@ async def test_other_paths_and_plain_requests_are_refused() -> None:
         with pytest.raises(ConnectError, match="404"):
             async with subscribing(engine, "/stream/s/g/"):
                 pass
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
             response = await client.get(engine.stream_url.replace("ws:", "http:"))
         assert response.status_code == 426
         assert "stream listener" in response.text
@@ -233,7 +233,7 @@ async def test_the_end_of_the_engine_is_told_to_subscribers_and_leave_triggers()
             task_status.started(engine)
             await stop.wait()
 
-    with fail_after(5):
+    with fail_after(20):
         async with anyio.create_task_group() as group:
             engine: Engine = await group.start(run)
             options = InitOptions(worker_name="app")
@@ -370,6 +370,7 @@ async def test_a_subscriber_that_does_not_read_is_dropped_and_others_are_not(
 async def test_a_subscriber_that_reads_in_time_is_told_why_it_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """SR-28."""
     monkeypatch.setattr(_stream_server, "MAX_WAITING", 3)
+    monkeypatch.setattr(_stream_server, "LAST_WRITE", 30)
     async with serving() as (engine, iii), subscribing(engine) as slow:
         await slow.join()
         async with anyio.create_task_group() as group:
@@ -426,6 +427,6 @@ async def test_one_that_leaves_while_much_waits_for_it_has_its_leaves(monkeypatc
 
 
 async def test_without_a_port_there_is_no_server() -> None:
-    with fail_after(5):
+    with fail_after(20):
         async with open_engine(port=None) as engine:
             assert engine.stream_url == ""

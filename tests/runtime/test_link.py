@@ -116,7 +116,7 @@ def options(**more: Any) -> InitOptions:
 
 async def test_what_is_being_written_when_the_worker_ends_is_written_before_the_close_frame() -> None:
     wire = ScriptedWire()
-    with fail_after(5):
+    with fail_after(20):
         async with open_worker(connector=Wires(wire), options=options()) as iii:
             iii.register_function("f", lambda _: "done", execution="async")
             await iii.wait_ready()
@@ -214,7 +214,7 @@ async def test_delays_between_attempts_double_and_are_reset_by_a_complete_set_up
 async def test_undecodable_and_unknown_messages_are_skipped(caplog: pytest.LogCaptureFixture) -> None:
     """P-10."""
     wire = ScriptedWire()
-    with fail_after(5):
+    with fail_after(20):
         async with open_worker(connector=Wires(wire), options=options()) as iii:
             iii.register_function("f", lambda _: 1, execution="async")
             await iii.wait_ready()

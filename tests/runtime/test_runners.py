@@ -27,7 +27,7 @@ async def running() -> AsyncGenerator[Runners[Job]]:
     async def run(job: Job) -> None:
         await job()
 
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as group:
             runners: Runners[Job] = Runners(backend_of(current_token()), run, lambda: None)
             runners.open(group, copy_context())
@@ -193,7 +193,7 @@ async def test_what_has_not_begun_is_given_back() -> None:
     async def never() -> None:
         raise AssertionError
 
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as group:
 
             async def run(job: Job) -> None:

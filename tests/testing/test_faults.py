@@ -30,7 +30,7 @@ VIRTUAL = pytest.mark.parametrize("anyio_backend", ["virtual"], indirect=True)
 async def proxied() -> AsyncGenerator[FaultProxy]:
     """A proxy before a server that echoes."""
     async with serving() as port, FaultProxy(f"ws://127.0.0.1:{port}/path") as proxy:
-        with fail_after(5):
+        with fail_after(20):
             yield proxy
 
 
@@ -138,7 +138,7 @@ async def test_the_engine_may_be_left_in_the_dark() -> None:
     for is_told in (True, False):
         ended = anyio.Event()
         async with raw_serving(listen) as port, FaultProxy(f"ws://127.0.0.1:{port}") as proxy:
-            with fail_after(5):
+            with fail_after(20):
                 async with await anyio.connect_tcp("127.0.0.1", int(proxy.url.rpartition(":")[2])) as stream:
                     while not proxy.connections:
                         await anyio.lowlevel.checkpoint()
@@ -147,7 +147,7 @@ async def test_the_engine_may_be_left_in_the_dark() -> None:
                         await stream.receive()
             await anyio.wait_all_tasks_blocked()
             if is_told:
-                with fail_after(5):
+                with fail_after(20):
                     await ended.wait()
             assert ended.is_set() is is_told
 

@@ -79,7 +79,7 @@ async def test_an_app_is_attached_and_ready(iii_worker: WorkerFactory, iii_http:
 
 
 async def test_a_worker_may_be_made_inside_a_deadline_that_is_over_before_it(iii_worker: WorkerFactory) -> None:
-    with fail_after(5):
+    with fail_after(20):
         iii = await iii_worker()
         await iii.wait_ready()
     assert iii.get_connection_state() == "connected"
@@ -193,7 +193,7 @@ async def test_hours_pass_in_no_time_with_virtual_time(iii_worker: WorkerFactory
 def test_a_sync_test_uses_a_real_socket(iii_url: str) -> None:
     with register_worker(iii_url, InitOptions(worker_name="script")) as iii:
         iii.register_function("greet", greet)
-        iii.wait_ready(5)
+        iii.wait_ready(30)
         assert iii.trigger("greet", {"name": "Ada"}) == {"message": "Hello, Ada!"}
 
 
@@ -210,7 +210,7 @@ def run_pytest(folder: Path, program: str, *options: str) -> str:
     (folder / "test_theirs.py").write_text(textwrap.dedent(program), "utf-8")
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", "utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cov", *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     return done.stdout + done.stderr
 
 
@@ -262,7 +262,7 @@ def test_a_worker_that_ends_by_itself_is_an_error_of_its_test(tmp_path: Path) ->
 
         async def test_two_of_one_name(iii_worker):
             first, second = await iii_worker("same"), await iii_worker("same")
-            with anyio.move_on_after(5):
+            with anyio.move_on_after(30):
                 while second.fatal_error is None and first.fatal_error is None:
                     await anyio.sleep(0.01)
         """,

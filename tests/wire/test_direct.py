@@ -31,7 +31,7 @@ async def test_it_is_a_wire() -> None:
 
 async def test_messages_arrive_in_order_in_both_directions() -> None:
     near, far = direct_pair()
-    with fail_after(5):
+    with fail_after(20):
         await near.send([b"1", b"2"])
         await near.send([b"3"])
         await far.send([b"a"])
@@ -46,7 +46,7 @@ async def test_a_reader_waits_for_the_next_message() -> None:
     async def read() -> None:
         received.extend(await far.receive())
 
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(read)
             await wait_all_tasks_blocked()
@@ -57,7 +57,7 @@ async def test_a_reader_waits_for_the_next_message() -> None:
 async def test_a_sender_waits_while_the_inbox_is_full() -> None:
     near, far = direct_pair(buffer=2)
     batch = [b"%d" % number for number in range(5)]
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(near.send, batch)
             await wait_all_tasks_blocked()
@@ -70,7 +70,7 @@ async def test_a_sender_waits_while_the_inbox_is_full() -> None:
 async def test_several_senders_may_wait() -> None:
     near, far = direct_pair(buffer=1)
     received: list[bytes] = []
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             for name in (b"1", b"2", b"3"):
                 tasks.start_soon(near.send, [name])
@@ -82,7 +82,7 @@ async def test_several_senders_may_wait() -> None:
 
 async def test_a_cancelled_sender_leaves_the_wire_usable() -> None:
     near, far = direct_pair(buffer=1)
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(near.send, [b"1", b"never"])
             await wait_all_tasks_blocked()
@@ -102,7 +102,7 @@ async def test_a_ping_is_answered_at_once_and_its_pong_wakes_the_reader() -> Non
     async def read() -> None:
         received.append(await near.receive())
 
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(read)
             await wait_all_tasks_blocked()
@@ -113,7 +113,7 @@ async def test_a_ping_is_answered_at_once_and_its_pong_wakes_the_reader() -> Non
 
 async def test_pongs_nobody_looks_at_do_not_pile_up() -> None:
     near, _ = direct_pair()
-    with fail_after(5):
+    with fail_after(20):
         for number in range(100):
             await near.ping(b"%d" % number)
     assert len(near.pongs) == 64
@@ -122,7 +122,7 @@ async def test_pongs_nobody_looks_at_do_not_pile_up() -> None:
 
 async def test_the_peer_receives_what_was_sent_before_it_sees_the_close() -> None:
     near, far = direct_pair()
-    with fail_after(5):
+    with fail_after(20):
         await near.send([b"last"])
         await near.aclose(1001, "bye")
         await near.aclose(1011)
@@ -149,7 +149,7 @@ async def test_closing_wakes_everybody_who_waits() -> None:
     async def send(wire: DirectWire) -> None:
         await fail(wire, by_sending=True)
 
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(receive, near)
             tasks.start_soon(send, near)
@@ -160,7 +160,7 @@ async def test_closing_wakes_everybody_who_waits() -> None:
 
 async def test_aborting_loses_what_is_on_its_way() -> None:
     near, far = direct_pair()
-    with fail_after(5):
+    with fail_after(20):
         await near.send([b"lost"])
         await near.abort()
         await near.abort()
@@ -170,7 +170,7 @@ async def test_aborting_loses_what_is_on_its_way() -> None:
 
 async def test_aborting_after_closing_changes_nothing() -> None:
     near, far = direct_pair()
-    with fail_after(5):
+    with fail_after(20):
         await near.send([b"kept"])
         await near.aclose()
         await near.abort()
@@ -185,7 +185,7 @@ async def test_a_reader_that_always_finds_something_lets_others_run() -> None:
     async def run() -> None:
         has_run.set()
 
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(run)
             while not has_run.is_set():

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def joined() -> AsyncGenerator[tuple[Any, Any]]:
     """Our end and the peer's, which is one of anyio's own."""
-    with fail_after(10):
+    with fail_after(20):
         listener = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners[0]
         port = listener.extra(SocketAttribute.local_port)
         theirs: list[Any] = []
@@ -63,7 +63,7 @@ async def test_bytes_pass_both_ways() -> None:
 
 
 async def test_what_came_before_it_was_taken_over_is_not_lost() -> None:
-    with fail_after(5):
+    with fail_after(20):
         listener = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners[0]
         async with listener, create_task_group() as group:
 

@@ -61,7 +61,7 @@ async def test_it_is_a_wire() -> None:
 async def test_a_batch_goes_out_in_one_write_and_arrives_in_order() -> None:
     client, engine, near, _ = wire_pair()
     batch = [b"%d" % number for number in range(64)]
-    with fail_after(5):
+    with fail_after(20):
         await client.send(batch)
         assert len(near.writes) == 1
         assert await engine.receive() == batch
@@ -70,7 +70,7 @@ async def test_a_batch_goes_out_in_one_write_and_arrives_in_order() -> None:
 async def test_a_long_message_goes_out_in_pieces_without_being_joined() -> None:
     client, engine, near, _ = wire_pair()
     message = bytes(5 * MIB)
-    with fail_after(5):
+    with fail_after(20):
         await client.send([b"before", message, b"after"])
         assert max(map(len, near.writes)) <= MIB
         received: list[bytes] = []
@@ -89,7 +89,7 @@ async def test_large_messages_are_read_in_larger_pieces(monkeypatch: pytest.Monk
         return await receive(max_bytes)
 
     monkeypatch.setattr(far, "receive", receive_and_note)
-    with fail_after(5):
+    with fail_after(20):
         await client.send([bytes(2 * MIB)])
         await receive_one(engine)
     assert sizes[0] <= 65_536
@@ -99,7 +99,7 @@ async def test_large_messages_are_read_in_larger_pieces(monkeypatch: pytest.Monk
 async def test_text_is_told_from_binary() -> None:
     """P-105, and channels (§12.3)."""
     client, engine, _, _ = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         await client.send_binary([b"OTLP"])
         await client.send([b"{}"])
         assert await engine.receive_typed() == [(False, b"OTLP")]
@@ -110,7 +110,7 @@ async def test_a_part_of_a_message_returns_no_message() -> None:
     """The link learns that the peer is alive."""
     client, engine, _, _ = wire_pair()
     message = bytes(100_000)
-    with fail_after(5):
+    with fail_after(20):
         await client.send([message])
         assert await engine.receive() == []
         assert await receive_one(engine) == message
@@ -122,7 +122,7 @@ async def test_what_was_read_behind_the_handshake_comes_first() -> None:
     data = await near.receive(100)
     wire = WebSocketWire(near, Framing(is_client=True), leading=data[:9])
     await far.send(data[9:])
-    with fail_after(5):
+    with fail_after(20):
         assert await wire.receive() == [b"leading"]
         assert await wire.receive() == [b"read"]
 
@@ -135,7 +135,7 @@ async def test_a_close_frame_read_behind_the_handshake_is_heard_by_a_wire_that_n
     far.close(1005)
     near, _ = memory_streams()
     wire = WebSocketWire(near, Framing(is_client=True), leading=b"".join(far.data_to_send()))
-    with fail_after(5):
+    with fail_after(20):
         await wire.aclose()
         with pytest.raises(LinkClosed) as caught:
             await wire.receive()
@@ -144,7 +144,7 @@ async def test_a_close_frame_read_behind_the_handshake_is_heard_by_a_wire_that_n
 
 async def test_the_payload_of_a_ping_comes_back_as_a_pong() -> None:
     client, engine, _, _ = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         await client.ping(b"1")
         assert await engine.receive() == []
         assert await client.receive() == []
@@ -156,7 +156,7 @@ async def test_the_payload_of_a_ping_comes_back_as_a_pong() -> None:
 async def test_a_ping_is_answered_although_nobody_sends() -> None:
     """P-104."""
     client, engine, _, far = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         await client.ping(b"anyone?")
         await engine.receive()
     assert far.writes == [b"\x8a\x07anyone?"]
@@ -177,7 +177,7 @@ async def test_two_sides_that_only_write_do_not_wait_for_each_other() -> None:
         while len(received[wire]) < 6:
             received[wire] += await wire.receive()
 
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             for wire in (client, engine):
                 tasks.start_soon(read, wire)
@@ -191,7 +191,7 @@ async def test_pings_come_between_fragments_and_nothing_comes_into_a_frame() -> 
     client, engine, near, _ = wire_pair(buffer=0)
     message = bytes(17 * MIB)
     received: list[bytes] = []
-    with fail_after(30):
+    with fail_after(50):
         async with create_task_group() as tasks:
             tasks.start_soon(read_to_end, client, [])
             tasks.start_soon(client.send, [message, b"last"])
@@ -212,7 +212,7 @@ async def test_messages_of_two_senders_stay_whole() -> None:
     client, engine, _, _ = wire_pair(buffer=0)
     messages = [bytes([number]) * (17 * MIB) for number in (1, 2)]
     received: list[bytes] = []
-    with fail_after(30):
+    with fail_after(50):
         async with create_task_group() as tasks:
             for message in messages:
                 tasks.start_soon(client.send, [message])
@@ -274,7 +274,7 @@ async def test_a_pong_that_found_no_room_goes_out_behind_the_next_message(
     near, far = memory_streams()
     wire = WebSocketWire(near, Framing(is_client=False), socket=full_socket[0])
     peer = WebSocketWire(far, Framing(is_client=True))
-    with fail_after(5):
+    with fail_after(20):
         await peer.ping(b"1")
         await wire.receive()
         await wire.send([b"m"])
@@ -285,7 +285,7 @@ async def test_a_message_is_received_while_a_pong_waits(full_socket: tuple[socke
     near, far = memory_streams()
     wire = WebSocketWire(near, Framing(is_client=False), socket=full_socket[0])
     peer = WebSocketWire(far, Framing(is_client=True))
-    with fail_after(5):
+    with fail_after(20):
         await peer.ping(b"1")
         await wire.receive()
         await peer.send([b"m"])
@@ -298,7 +298,7 @@ async def test_a_peer_that_pings_and_never_reads_cannot_fill_our_memory(
     near, far = memory_streams()
     wire = WebSocketWire(near, Framing(is_client=False), socket=full_socket[0])
     peer = WebSocketWire(far, Framing(is_client=True))
-    with fail_after(5):
+    with fail_after(20):
         for number in range(100):
             await peer.ping(b"%d" % number)
             await wire.receive()
@@ -313,7 +313,7 @@ async def test_a_closed_socket_has_room_so_that_the_write_reports_it() -> None:
     sock.close()
     near, far = memory_streams()
     wire = WebSocketWire(near, Framing(is_client=True), socket=sock)
-    with fail_after(5):
+    with fail_after(20):
         await wire.ping(b"")
         assert await far.receive(1)
 
@@ -330,7 +330,7 @@ async def test_a_control_frame_that_does_not_go_out_after_all_ends_the_wire() ->
 
 async def test_a_failed_pong_leaves_the_end_to_the_reader() -> None:
     client, engine, _, far = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         await client.ping(b"")
         await client.send([b"still readable"])
         far.write_error = ConnectionResetError("gone")
@@ -349,7 +349,7 @@ async def test_a_send_cancelled_before_its_first_byte_leaves_the_wire_open() -> 
         await client.send([b"never"])
     assert scope.cancelled_caught
     assert near.writes == []
-    with fail_after(5):
+    with fail_after(20):
         await client.send([b"next"])
         assert await engine.receive() == [b"next"]
 
@@ -357,7 +357,7 @@ async def test_a_send_cancelled_before_its_first_byte_leaves_the_wire_open() -> 
 async def test_a_send_cancelled_in_the_queue_leaves_the_wire_open() -> None:
     """P-08."""
     client, engine, _, _ = wire_pair(buffer=0)
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(client.send, [b"first"])
             await wait_all_tasks_blocked()
@@ -374,7 +374,7 @@ async def test_a_send_cancelled_in_the_queue_leaves_the_wire_open() -> None:
 async def test_a_send_cancelled_while_it_writes_breaks_the_wire(size: int) -> None:
     """P-08."""
     client, _, near, _ = wire_pair(buffer=0)
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(client.send, [bytes(size)])
             await wait_all_tasks_blocked()
@@ -391,7 +391,7 @@ async def test_a_send_cancelled_after_its_last_byte_leaves_the_wire_open() -> No
     with CancelScope() as scope:
         await client.send([b"done"])
         scope.cancel()
-    with fail_after(5):
+    with fail_after(20):
         await client.send([b"next"])
         assert await engine.receive() == [b"done"]
         assert await engine.receive() == [b"next"]
@@ -401,7 +401,7 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
     client, engine, _, _ = wire_pair()
     with move_on_after(0):
         await engine.receive()
-    with fail_after(5):
+    with fail_after(20):
         await client.send([b"m"])
         assert await engine.receive() == [b"m"]
 
@@ -410,7 +410,7 @@ async def test_a_receive_cancelled_while_it_answers_a_ping_loses_nothing(monkeyp
     client, engine, _, far = wire_pair()
     receive = far.receive
     received: list[bytes] = []
-    with fail_after(5):
+    with fail_after(20):
         await client.ping(b"1")
         await client.send([b"m"])
         with CancelScope() as scope:
@@ -429,7 +429,7 @@ async def test_a_receive_cancelled_while_it_answers_a_ping_loses_nothing(monkeyp
 
 async def test_no_pong_is_written_into_a_broken_frame() -> None:
     client, engine, near, _ = wire_pair(buffer=0)
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(read_to_end, engine, [])
             async with create_task_group() as sending:
@@ -448,7 +448,7 @@ async def test_no_pong_is_written_into_a_broken_frame() -> None:
 async def test_the_end_of_the_stream_is_1006() -> None:
     client, _, _, far = wire_pair()
     await far.aclose()
-    with fail_after(5):
+    with fail_after(20):
         await assert_closed(client, 1006)
     assert repr(client) == "<WebSocketWire closed 1006>"
 
@@ -456,13 +456,13 @@ async def test_the_end_of_the_stream_is_1006() -> None:
 async def test_a_read_error_is_1006_and_says_what_the_system_said() -> None:
     client, _, near, _ = wire_pair()
     near.read_error = ConnectionResetError("reset by peer")
-    with fail_after(5):
+    with fail_after(20):
         await assert_closed(client, 1006, "reset by peer")
 
 
 async def test_the_peers_code_is_reported_after_its_last_messages() -> None:
     client, engine, _, far = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             await engine.send([b"last"])
             tasks.start_soon(engine.aclose, 4001, "bye")
@@ -478,7 +478,7 @@ async def test_messages_and_close_frame_in_one_read_come_one_after_the_other() -
     framing.close(1001)
     await far.send(b"".join([*(bytes(part) for part in run), *framing.data_to_send()]))
     client = WebSocketWire(near, Framing(is_client=True))
-    with fail_after(5):
+    with fail_after(20):
         assert await client.receive() == [b"last"]
         await assert_closed(client, 1001)
 
@@ -487,7 +487,7 @@ async def test_a_protocol_violation_is_reported_with_the_code_we_sent() -> None:
     near, far = memory_streams()
     client = WebSocketWire(near, Framing(is_client=True, max_message=10))
     await far.send(b"\x81\x0b" + bytes(11))
-    with fail_after(5):
+    with fail_after(20):
         await assert_closed(client, 1009)
         assert (await far.receive(1))[:1] == b"\x88"
 
@@ -500,7 +500,7 @@ async def test_a_failed_write_reports_what_the_peer_said_before_it_went() -> Non
     (run,) = farewell.send([b"refused"])
     farewell.close(1008, "go away")
     near.write_error = BrokenPipeError("broken pipe")
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(read_to_end, client, received)
             await wait_all_tasks_blocked()
@@ -520,7 +520,7 @@ async def test_a_failed_write_reports_what_the_peer_said_before_it_went() -> Non
 async def test_a_failed_write_without_a_reader_is_1006() -> None:
     client, _, near, _ = wire_pair()
     near.write_error = BrokenPipeError("broken pipe")
-    with fail_after(5):
+    with fail_after(20):
         await assert_closed_on_send(client)
         await assert_closed(client, 1006, "broken pipe")
 
@@ -554,7 +554,7 @@ async def test_nothing_follows_the_answer_to_a_close_frame() -> None:
             await client.send([bytes(200_000), b"never"])
         assert caught.value.code == 1001
 
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(send)
             tasks.start_soon(read_to_end, client, [])
@@ -573,7 +573,7 @@ async def test_nothing_follows_the_answer_to_a_close_frame() -> None:
 
 async def test_closing_sends_code_and_reason_and_waits_for_the_answer() -> None:
     client, engine, near, _ = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(client.aclose, 4000, "done")
             with pytest.raises(LinkClosed) as caught:
@@ -586,7 +586,7 @@ async def test_closing_sends_code_and_reason_and_waits_for_the_answer() -> None:
 
 async def test_closing_twice_is_closing_once() -> None:
     client, engine, near, _ = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(read_to_end, engine, [])
             await client.aclose()
@@ -632,7 +632,7 @@ async def test_closing_works_in_a_cancelled_scope() -> None:
             codes.append(exc.code)
             await engine.aclose()
 
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(read)
             with CancelScope() as scope:
@@ -645,7 +645,7 @@ async def test_closing_works_in_a_cancelled_scope() -> None:
 async def test_closing_reads_on_so_that_the_peer_can_finish() -> None:
     """Unread data would turn our close into a reset, which may overtake what we sent last."""
     client, engine, near, far = wire_pair(buffer=0)
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(engine.send, [bytes(300_000)])
             await wait_all_tasks_blocked()
@@ -660,7 +660,7 @@ async def test_closing_reads_on_so_that_the_peer_can_finish() -> None:
 async def test_closing_leaves_the_reading_to_a_reader_that_is_at_it() -> None:
     client, engine, near, _ = wire_pair()
     received: list[bytes] = []
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(read_to_end, client, received)
             await wait_all_tasks_blocked()
@@ -676,7 +676,7 @@ async def test_closing_leaves_the_reading_to_a_reader_that_is_at_it() -> None:
 
 async def test_closing_after_the_peer_closed_sends_nothing_more() -> None:
     client, engine, near, _ = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(engine.aclose, 1001)
             with pytest.raises(LinkClosed):
@@ -688,7 +688,7 @@ async def test_closing_after_the_peer_closed_sends_nothing_more() -> None:
 
 async def test_closing_ends_when_the_stream_does() -> None:
     client, _, near, far = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         async with create_task_group() as tasks:
             tasks.start_soon(client.aclose)
             await wait_all_tasks_blocked()
@@ -699,7 +699,7 @@ async def test_closing_ends_when_the_stream_does() -> None:
 async def test_closing_over_a_broken_stream_only_closes_it() -> None:
     client, _, near, _ = wire_pair()
     near.write_error = BrokenPipeError()
-    with fail_after(5):
+    with fail_after(20):
         await client.aclose()
     assert near.is_closed
     await assert_closed(client, 1000)
@@ -708,7 +708,7 @@ async def test_closing_over_a_broken_stream_only_closes_it() -> None:
 async def test_aborting_sends_no_close_frame() -> None:
     """§6.7: eviction; §12.5: a channel's reader that leaves early."""
     client, engine, near, _ = wire_pair()
-    with fail_after(5):
+    with fail_after(20):
         await client.abort()
         await client.abort()
         await client.aclose()
@@ -725,6 +725,6 @@ async def test_an_error_of_the_stream_while_closing_is_of_no_interest(monkeypatc
 
     await far.aclose()
     monkeypatch.setattr(near, "aclose", fail)
-    with fail_after(5):
+    with fail_after(20):
         await client.aclose()
     await assert_closed(client, 1000)

@@ -85,12 +85,12 @@ def use(iii: Any) -> None:
         iii.trigger({"payload": {}})
 
     assert iii.trigger({"function_id": "jobs::done", "payload": 1, "action": TriggerAction.Void()}) is None
-    assert done.get(timeout=5) == 1
+    assert done.get(timeout=20) == 1
     receipt = iii.trigger(
         {"function_id": "jobs::done", "payload": {"n": 2}, "action": TriggerAction.Enqueue(queue="default")}
     )
     assert receipt["messageReceiptId"]
-    assert done.get(timeout=5) == {"n": 2}
+    assert done.get(timeout=20) == {"n": 2}
 
     listed = iii.trigger({"function_id": "engine::functions::list", "payload": {"prefix": "calc::"}})
     assert "calc::add" in [function["function_id"] for function in listed["functions"]]

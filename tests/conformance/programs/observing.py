@@ -54,11 +54,11 @@ def use(iii: Any) -> None:
         "audit::note",
         {"metadata": {"why": "audit"}},
     )
-    handle.ready(timeout=5)
+    handle.ready(timeout=20)
     assert handle.state == "active"
     for quantity in (1, 20):
         assert iii.trigger({"function_id": "orders::place", "payload": {"qty": quantity}}) == {"total": quantity * 2}
-    event = events.get(timeout=5)
+    event = events.get(timeout=20)
     assert (event["function_id"], event["status"]) == ("orders::place", "success")
     assert (event["input"], event["output"]) == ({"qty": 20}, {"total": 40})
     handle.dispose()
@@ -67,12 +67,12 @@ def use(iii: Any) -> None:
         iii.trigger({"function_id": "orders::place", "payload": {"qty": -1}})
 
     price = iii.observe({"function_id": "orders::price", "args": {"item": "pen"}, "deliver": "input"}, "audit::note")
-    price.ready(timeout=5)
+    price.ready(timeout=20)
     assert owned["pen"].emit({"price": 3})
-    assert events.get(timeout=5) == {"price": 3}
+    assert events.get(timeout=20) == {"price": 3}
     refused = iii.observe({"function_id": "orders::price", "args": {"item": "gold"}}, "audit::note")
     with pytest.raises(ObserveRejection, match="NOT_FOR_SALE"):
-        refused.ready(timeout=5)
+        refused.ready(timeout=20)
     price.dispose()
 
 

@@ -46,10 +46,10 @@ def use(iii: Any) -> None:
         raise AssertionError(states)
     assert iii.trigger({"function_id": "card::greet", "payload": {"name": "Ada"}}) == {"message": "Hello, ADA!"}
     assert iii.call({"function_id": "card::greet", "payload": {"name": "Bo"}}) == {"message": "Hello, BO!"}
-    while "card::greet" not in seen.get(timeout=5):
+    while "card::greet" not in seen.get(timeout=20):
         pass
     iii.register_function("card::later", greet)
-    while "card::later" not in seen.get(timeout=5):
+    while "card::later" not in seen.get(timeout=20):
         pass
 
     request = urllib.request.Request(f"{os.environ['III_HTTP_URL']}/card/ada", data=b"{}", method="POST")

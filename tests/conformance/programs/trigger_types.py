@@ -66,15 +66,15 @@ def register(iii: Any) -> None:
 
 
 def use(iii: Any) -> None:
-    assert {webhooks.told.get(timeout=5), webhooks.told.get(timeout=5)} == {("bound", "typed"), ("bound", "plain")}
+    assert {webhooks.told.get(timeout=9), webhooks.told.get(timeout=9)} == {("bound", "typed"), ("bound", "plain")}
     for binding in list(webhooks.bound.values()):
         answer = iii.trigger({"function_id": binding.function_id, "payload": {"body": binding.config["path"]}})
         assert answer == "thanks"
-        assert calls.get(timeout=5) == {"body": binding.config["path"]}
+        assert calls.get(timeout=9) == {"body": binding.config["path"]}
     assert [b.metadata for b in webhooks.bound.values() if b.config["path"] == "typed"] == [{"team": "a"}]
     handles["typed"].unregister()
     handles["plain"].unregister()
-    assert {webhooks.told.get(timeout=5), webhooks.told.get(timeout=5)} == {("unbound", "typed"), ("unbound", "plain")}
+    assert {webhooks.told.get(timeout=9), webhooks.told.get(timeout=9)} == {("unbound", "typed"), ("unbound", "plain")}
     iii.unregister_trigger_type({"id": "webhook", "description": "Incoming webhook"})
 
 

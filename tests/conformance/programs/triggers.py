@@ -55,7 +55,7 @@ def use(iii: Any) -> None:
     assert event["new_value"] == {"items": 1}
     record = arrives(iii, "log", "engine::log::warn", {"message": "low stock", "data": {"item": "pen"}})
     assert record["body"] == "low stock"
-    tick = inboxes["cron"].get(timeout=5)
+    tick = inboxes["cron"].get(timeout=20)
     assert tick["trigger"] == "cron"
     for trigger in bound:
         trigger.unregister()
