@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
@@ -26,6 +27,7 @@ from .._wire.backend import Backend, Slot, backend_of
 from ..errors import IIIError, InvocationError, InvocationTimeoutError, ShutdownError, WorkerStateError
 from ..options import RetryPolicy
 from .context import Invocation, current, lineage
+from .foreign import ForeignLoop
 from .invoke import is_handler_thread
 from .local import LocalCall, local_function, make_local
 from .mailbox import Mailbox
@@ -111,7 +113,7 @@ class Caller:
         self._functions = session.registry.functions
         self.now: Callable[[], float] = self.backend.now
         self._forks = _forks
-        self._foreign: weakref.WeakKeyDictionary[object, Mailbox] = weakref.WeakKeyDictionary()
+        self._foreign: weakref.WeakKeyDictionary[object, ForeignLoop] = weakref.WeakKeyDictionary()
         self._foreign_lock = threading.Lock()
         self._blocked_handlers = 0
         self._rearm = anyio.Event()
@@ -218,6 +220,8 @@ class Caller:
         self._dispatcher.invoke_local(call)
 
     def _submit_foreign(self, call: Call) -> None:
+        if call.is_done:  # its caller has gone, or the worker has ended
+            return
         try:
             self._submit(call)
         except IIIError as exc:
@@ -299,26 +303,20 @@ class Caller:
             await checkpoint()
             return None
         token = current_token()
-        answered = backend_of(token).new_slot()
-        mailbox = self._mailbox_of(token.native_token)
-
-        def wake() -> None:
-            try:
-                mailbox.post(answered.wake)
-            except WorkerStateError:  # that loop has ended, and its caller with it
-                logger.debug("the caller of %r has gone", call.function_id)
-
+        here = backend_of(token)
+        foreign = self._foreign_loop(token.native_token)
         if call.invocation_id is None:
-            self.mailbox.post(self._submit_and_tell, call, wake)
-            await answered.wait()
-            return call.value()
-        call.wake = wake
-        self.mailbox.post(self._submit_foreign, call)
+            return await self._submit_void(call, here, foreign.mailbox)
         try:
-            await answered.wait()
+            return await foreign.call(call, here)
         finally:
             if not call.is_done:
                 self._abandon_soon(call)
+
+    async def _submit_void(self, call: Call, here: Backend, mailbox: Mailbox) -> Any:
+        told = here.new_slot()
+        self.mailbox.post(self._submit_and_tell, call, partial(mailbox.post, told.wake))
+        await told.wait()
         return call.value()
 
     def _abandon_soon(self, call: Call) -> None:
@@ -327,14 +325,23 @@ class Caller:
 
     def mailbox_here(self) -> Mailbox:
         """The mailbox of the loop this runs on, which may be another than the worker's."""
-        return self._mailbox_of(current_token().native_token)
+        return self._foreign_loop(current_token().native_token).mailbox
 
-    def _mailbox_of(self, loop: object) -> Mailbox:
-        mailbox = self._foreign.get(loop)
-        if mailbox is None:
+    def _foreign_loop(self, loop: object) -> ForeignLoop:
+        foreign = self._foreign.get(loop)
+        if foreign is None:
             with self._foreign_lock:
-                mailbox = self._foreign.setdefault(loop, Mailbox())
-        return mailbox
+                made = ForeignLoop(self.mailbox, self.backend, self._submit_foreign)
+                foreign = self._foreign.setdefault(loop, made)
+        return foreign
+
+    def close(self) -> None:
+        """On the loop, at its end: wake whoever waits elsewhere, and take nothing more from there."""
+        with self._foreign_lock:
+            foreign = list(self._foreign.values())
+        self.mailbox.close()
+        for loop in foreign:
+            loop.wake_all()
 
     def call_blocking(self, request: CallRequest) -> Any:
         """Make a call and block this thread until it has ended."""

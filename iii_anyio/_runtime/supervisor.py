@@ -179,7 +179,7 @@ class Supervisor:
             # The host was cancelled, and its block raised something else on the way out: that goes on, as in any block.
         finally:
             self._abandon()
-            self.caller.mailbox.close()
+            self.caller.close()
         if self._failure is not None:
             raise self._failure
         if body_error is not None:

@@ -15,7 +15,7 @@ import anyio
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from anyio.lowlevel import EventLoopToken
 
@@ -49,6 +49,10 @@ class Backend(Protocol):
 
     def now(self) -> float:
         """The loop's clock, as ``anyio.current_time``, also in functions that another thread posted to it."""
+        ...
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """Run a function on this loop when what is ready now has run. In the loop's own thread."""
         ...
 
     def wait_readable(self, sock: socket.socket) -> Awaitable[None]:
@@ -111,6 +115,9 @@ def _futures(loop: Any) -> Backend:
 
         def wait_writable(self, sock: socket.socket) -> Awaitable[None]:
             return anyio.wait_writable(sock)
+
+        def soon(self, function: Callable[[], None]) -> None:
+            loop.call_soon(function)
 
         def is_here(self) -> bool:
             return _get_running_loop() is loop
@@ -178,6 +185,9 @@ def _parked_tasks(token: Any) -> Backend:
                 await wait_writable(sock)
             except (TrioClosedError, ValueError):
                 raise anyio.ClosedResourceError from None
+
+        def soon(self, function: Callable[[], None]) -> None:
+            token.run_sync_soon(function)
 
         def is_here(self) -> bool:
             return in_trio_run() and current_trio_token() is token
