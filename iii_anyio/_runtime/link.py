@@ -91,6 +91,7 @@ class Link:
                     for part in (self._read, self._write, self._beat):
                         tasks.start_soon(self._run_part, part, name=f"iii link {part.__name__.strip('_')}")
         finally:
+            self._outbox.detach()
             with last_words(CLOSE_TIMEOUT):
                 if self._is_silent:  # nobody would answer a close frame
                     await self._wire.abort()

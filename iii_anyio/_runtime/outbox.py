@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ("Outbox",)
 
 MAX_BYTES: Final = 64 * 1024 * 1024
+EARLY: Final = 12_288
+"""Bytes that do not wait for the writer's turn: some 35 small calls, which the engine can work at meanwhile."""
 SMALL: Final = 16_384
 """Bytes that are written at once by whoever produced them; more is left to the writer."""
 
@@ -38,12 +40,14 @@ class Outbox:
         """Have the writer write what there is.
 
         With ``is_alone`` nothing else is about to come, so it is written at once if the wire allows it. Otherwise the
-        writer's turn comes when all that is running now has run, and what has come together by then is one write.
+        writer's turn comes when all that is running now has run, and what has come together by then is one write;
+        unless it is much already, and the engine may as well begin with it.
         """
+        size = self._session.outgoing_bytes
+        if (is_alone or size >= EARLY) and 0 < size <= SMALL and self._write_now():
+            return
         writer = self._writer
         if writer is None or not self._session.has_outgoing:
-            return
-        if is_alone and self._session.outgoing_bytes <= SMALL and self._write_now():
             return
         self._writer = None
         writer.wake()
@@ -62,6 +66,10 @@ class Outbox:
             finally:
                 self._writer = None
         return self.take_now()
+
+    def detach(self) -> None:
+        """The link has ended: nothing can be written at once."""
+        self._write_now = bool
 
     def take_now(self) -> list[bytes]:
         """Take all messages."""
