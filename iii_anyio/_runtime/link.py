@@ -17,10 +17,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from anyio import CancelScope, create_task_group, current_time
+from anyio import CancelScope, create_task_group
+from anyio.lowlevel import current_token
 
 from .._protocol.liveness import Liveness
 from .._protocol.worker_session import Phase, WorkerSession
+from .._wire.backend import backend_of
 from ..errors import DecodeError, LinkClosed
 from .cleanup import last_words
 
@@ -64,11 +66,12 @@ class Link:
         self._is_silent = False
         self.cause: LinkClosed | None = None
         self.has_joined = False
-        self._join_deadline = current_time() + join_timeout
+        self._now: Callable[[], float] = backend_of(current_token()).now
+        self._join_deadline = self._now() + join_timeout
         self._patience = heartbeat.pong_timeout / 2
         """Seconds that the heartbeat may be woken late, until it takes the loop to have been blocked."""
         self.liveness = Liveness(
-            current_time(),
+            self._now(),
             interval=heartbeat.interval,
             pong_timeout=heartbeat.pong_timeout,
             idle_timeout=heartbeat.idle_timeout,
@@ -123,7 +126,7 @@ class Link:
     def _take(self, texts: list[bytes]) -> None:
         """A function of its own: a reader that waits holds on to no message, which may be of 64 MiB."""
         session, pongs, act = self._session, self._wire.pongs, self._act
-        now = current_time()
+        now = self._now()
         self.liveness.received(now)
         if pongs:
             for payload in pongs:
@@ -159,9 +162,9 @@ class Link:
 
     async def _beat(self) -> None:
         liveness = self.liveness
-        due = current_time()
+        due = self._now()
         while True:
-            now = current_time()
+            now = self._now()
             if (late := now - due) > self._patience:
                 await self._forgive(now, late)
             is_joining = self._session.phase is Phase.JOINING
