@@ -98,7 +98,7 @@ def run(name: str, **environment: str) -> Done:
     env = {key: value for key, value in os.environ.items() if not key.startswith("III_")}
     process = subprocess.run(
         [sys.executable, "-X", "utf8", f"examples/{name}"], cwd=ROOT, env={**env, **environment}, text=True,
-        encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=50, check=False,
+        encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100, check=False,
     )  # fmt: skip
     return Done(process.returncode, process.stdout)
 
@@ -144,7 +144,7 @@ def test_the_chat_page_asks_and_is_answered_bit_by_bit() -> None:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
-            with httpx.Client(trust_env=False, timeout=10) as client:
+            with httpx.Client(trust_env=False, timeout=30) as client:
                 page = client.get(url)
                 assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
                 [stream_url] = re.findall(r'new WebSocket\("(ws://127\.0\.0\.1:\d+)"\)', page.text)
@@ -155,12 +155,12 @@ def test_the_chat_page_asks_and_is_answered_bit_by_bit() -> None:
             with connect(stream_url, proxy=None) as stream:  # as another window does
                 place = {"subscriptionId": "1", "streamName": "chat", "groupId": "lobby"}
                 stream.send(json.dumps({"type": "join", "data": place}))
-                synchronised = json.loads(stream.recv(timeout=10))["event"]
+                synchronised = json.loads(stream.recv(timeout=30))["event"]
             assert synchronised["type"] == "sync"
             assert [message["who"] for message in synchronised["data"]] == ["you", "iii"]
         finally:
             process.terminate()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=50) == 0
 
 
 def test_workers_in_node_and_python_and_a_page_call_each_other() -> None:
@@ -173,17 +173,17 @@ def test_workers_in_node_and_python_and_a_page_call_each_other() -> None:
             receipt, workers, url = (process.stdout.readline().strip() for _ in range(3))
             assert receipt == "a receipt of Node: tea: 5.40 €"
             assert workers == "workers: ['node-prices (node)', 'python-tax (python)']"
-            page = httpx.get(url, trust_env=False, timeout=10)
+            page = httpx.get(url, trust_env=False, timeout=30)
             [worker_url] = re.findall(r'new WebSocket\("(ws://127\.0\.0\.1:\d+/?)"\)', page.text)
             with connect(worker_url, proxy=None) as socket:
                 call = {"type": "invokefunction", "invocation_id": str(uuid4()), "function_id": "node::receipt"}
                 socket.send(json.dumps(call | {"data": {"sku": "coffee"}}))
-                while (answer := json.loads(socket.recv(timeout=10)))["type"] != "invocationresult":
+                while (answer := json.loads(socket.recv(timeout=30)))["type"] != "invocationresult":
                     pass
             assert answer["result"] == "coffee: 8.70 €"
         finally:
             process.terminate()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=50) == 0
 
 
 def test_every_example_is_tested_and_tells_its_command() -> None:

@@ -29,8 +29,8 @@ from tests.reliability.links import FAST, until
 
 pytestmark = pytest.mark.anyio
 
-SCALED = HeartbeatOptions(interval=0.05, pong_timeout=0.1, idle_timeout=0.2)
-BLOCKED = 0.5
+SCALED = HeartbeatOptions(interval=0.1, pong_timeout=0.4, idle_timeout=0.6)
+BLOCKED = 1.0
 """Seconds: longer than everything the heartbeat waits for."""
 
 
@@ -57,7 +57,7 @@ async def beside(**options: Any) -> AsyncGenerator[tuple[Worker, FaultProxy, Blo
 
                 iii.register_function("block", block)
                 await iii.wait_ready()
-                with fail_after(20):
+                with fail_after(50):
                     yield iii, proxy, portal
 
 

@@ -65,7 +65,7 @@ async def test_whatever_ends_a_link_the_worker_comes_back_with_all_it_had_once(e
 
 @KINDS
 async def test_attempts_that_fail_in_any_way_are_followed_by_the_next(kind: Kind) -> None:
-    async with linked(kind, connect_timeout=0.1) as there:
+    async with linked(kind, seconds=30, connect_timeout=2) as there:
         before = there.iii.worker_id
         there.faults.plan("refuse", "reset", "eof", "eof_after_101", "http_503", "black_hole")
         there.faults.eof()
@@ -284,8 +284,8 @@ async def test_a_link_that_died_in_silence_is_left_without_a_goodbye() -> None:
 
 
 async def test_a_half_open_socket_is_noticed_and_void_calls_into_it_do_not_block() -> None:
-    heartbeat = HeartbeatOptions(interval=0.05, pong_timeout=0.05)
-    async with linked("socket", heartbeat=heartbeat) as there:
+    heartbeat = HeartbeatOptions(interval=0.1, pong_timeout=1)
+    async with linked("socket", seconds=30, heartbeat=heartbeat) as there:
         before = there.iii.worker_id
         there.faults.black_hole()
         for n in range(100):
@@ -320,8 +320,8 @@ async def test_an_engine_that_takes_nothing_any_more_holds_up_no_call_beyond_its
 
 @KINDS
 async def test_a_storm_of_faults_passes_and_everything_is_there(kind: Kind) -> None:
-    heartbeat = HeartbeatOptions(interval=0.05, pong_timeout=0.05)
-    async with linked(kind, heartbeat=heartbeat, connect_timeout=0.2) as there:
+    heartbeat = HeartbeatOptions(interval=0.05, pong_timeout=0.5)
+    async with linked(kind, seconds=50, heartbeat=heartbeat, connect_timeout=0.5) as there:
         ended: list[str] = []
 
         async def calls(caller: Worker, function_id: str) -> None:

@@ -118,14 +118,15 @@ class World:
     async def workers(self) -> AsyncGenerator[None]:
         """Open the worker behind the faults, and its peer beside them."""
         reconnection = ReconnectionConfig(initial_delay_ms=5, max_delay_ms=200)
+        patience = 0.1 if self.kind == "wire" else 1.0  # a slow machine must not look like a dead link
         async with AsyncExitStack() as stack:
             peer_options = InitOptions("peer", reconnection_config=reconnection, handle_signals=False)
             options = InitOptions(
                 NAME,
                 reconnection_config=reconnection,
                 handle_signals=False,
-                heartbeat=HeartbeatOptions(interval=0.1, pong_timeout=0.1, idle_timeout=0.5),
-                connect_timeout=0.5,
+                heartbeat=HeartbeatOptions(interval=0.1, pong_timeout=patience, idle_timeout=5 * patience),
+                connect_timeout=5 * patience,
             )
             self.peer = await stack.enter_async_context(open_worker(options=peer_options, connector=self.direct))
             if self.kind == "wire":
