@@ -886,9 +886,7 @@ def test_nothing_is_kept_of_observers_and_workers_that_have_gone(hub: Hub, owner
     for peer in (watcher, owner):
         peer.leave()
     expire(hub, 30.0)
-    left = {
-        name: len(value) for name, value in vars(hub.router.observers.table).items() if isinstance(value, dict)
-    }
+    left = {name: len(value) for name, value in vars(hub.router.observers.table).items() if isinstance(value, dict)}
     assert set(left.values()) == {0}, left
     assert len(hub.router.answers.open) == 0
 
