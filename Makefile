@@ -12,7 +12,7 @@ ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test browser interop check lint types bench soak fuzz coverage format docs pictures dist changelog clean
+.PHONY: help demo dev test nodejs browser interop check lint types bench soak fuzz coverage format docs pictures dist changelog clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -23,8 +23,11 @@ demo: $(VENV)/.installed-all ## a tour of the SDK against the embedded engine
 dev: $(VENV)/.installed-all ## the development engine with an example application
 	$(RUN) examples/dev.py $(ARGS)
 
-test: check ## lint, types and every test (one file: make test ARGS=tests/test_layers.py)
+test: check nodejs ## lint, types and every test (one file: make test ARGS=tests/test_layers.py)
 	$(RUN) -m pytest --quiet --numprocesses=auto --dist=worksteal $(ARGS)
+
+nodejs: $(VENV)/.installed-dev
+	$(RUN) -m tests.nodejs
 
 browser: $(VENV)/.installed-dev ## the console in a headless Chromium, which is installed where that is possible
 	$(RUN) -m tests.browser.chromium || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \

@@ -15,7 +15,7 @@ from anyio import fail_after, to_thread
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
-from tests.examples.node import official_sdk_or_skip
+from tests import nodejs
 
 from .chromium import expect, find_chromium, open_chromium
 
@@ -55,7 +55,7 @@ async def running() -> AsyncIterator[tuple[Process, str]]:
 
 async def test_a_click_goes_round_by_node_and_python_to_every_open_page() -> None:
     assert CHROMIUM is not None
-    await to_thread.run_sync(official_sdk_or_skip)
+    await to_thread.run_sync(nodejs.node_or_skip, nodejs.EXAMPLES)
     with fail_after(50):
         async with running() as (process, url), open_chromium(CHROMIUM) as chromium:
             heard: list[str] = []

@@ -24,8 +24,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from iii_anyio import InitOptions, OtelConfig, open_worker
 from iii_anyio.devengine import open_engine
 from iii_anyio.observability import Logger, set_baggage_entry
+from tests import nodejs
 from tests.heard import Heard
-from tests.interop.run import Missing, node
 from tests.otlp_receiver import attributes, otlp_receiver
 
 pytestmark = [
@@ -59,12 +59,7 @@ OURS = {
 
 @pytest.fixture(scope="module")
 def node_program() -> list[str]:
-    try:
-        return node("traced.mjs")
-    except Missing as exc:
-        pytest.skip(str(exc))
-    except RuntimeError as exc:
-        pytest.skip(f"npm cannot install the official Node SDK: {exc}")
+    return [nodejs.node_or_skip(nodejs.INTEROP), str(nodejs.INTEROP / "traced.mjs")]
 
 
 def flat(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from websockets.sync.client import connect
 
 from iii_anyio.devengine import open_engine
-from tests.examples.node import official_sdk_or_skip
+from tests import nodejs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,7 +165,7 @@ def test_the_chat_page_asks_and_is_answered_bit_by_bit() -> None:
 
 def test_workers_in_node_and_python_and_a_page_call_each_other() -> None:
     """With the page's part played by a WebSocket; tests/browser/test_mixed.py has a browser."""
-    official_sdk_or_skip()
+    nodejs.node_or_skip(nodejs.EXAMPLES)
     command = [sys.executable, "-u", "examples/mixed.py"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:

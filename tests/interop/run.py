@@ -23,6 +23,7 @@ from typing import Final
 import anyio
 from anyio import fail_after
 
+from tests import nodejs
 from tests.conformance.judging import CASES, NotInThisSdkError, open_stage
 from tests.interop.autobahn import AUTOBAHN, Side, judge_autobahn
 
@@ -90,15 +91,11 @@ def older_python() -> list[str]:
     return [interop_python(), PYTHON_PROGRAM]
 
 
-def node(program: str = "worker.mjs") -> list[str]:
-    folder = HERE / "node"
-    node_js, npm = tool("node", "install Node.js 20 or newer"), tool("npm", "it comes with Node.js")
-    stamp = folder / "node_modules" / ".installed"
-    package = (folder / "package.json").read_text()
-    if not stamp.exists() or stamp.read_text() != package:
-        run(npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", cwd=folder, seconds=150)
-        stamp.write_text(package)
-    return [node_js, str(folder / program)]
+def node() -> list[str]:
+    try:
+        return [nodejs.node_with(nodejs.INTEROP), str(nodejs.INTEROP / "worker.mjs")]
+    except nodejs.NodeMissingError as exc:
+        raise Missing(str(exc)) from None
 
 
 def rust() -> list[str]:
