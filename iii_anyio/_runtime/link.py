@@ -64,6 +64,9 @@ class Link:
         self._is_finishing = False
         self._is_writing = False
         self._is_silent = False
+        self._read_last: list[bytes] = []
+        """Kept until the next beat. When large messages are freed at once, the allocator gives the memory back to the
+        system, and to get it again made calls of 10 MB half as dear again."""
         self.cause: LinkClosed | None = None
         self.has_joined = False
         self._now: Callable[[], float] = backend_of(current_token()).now
@@ -114,7 +117,10 @@ class Link:
         session, wire = self._session, self._wire
         revision = session.revision
         while True:
-            self._take(await wire.receive())
+            texts = await wire.receive()
+            self._take(texts)
+            self._read_last = texts
+            del texts
             self._outbox.flush()
             if session.revision != revision:
                 revision = session.revision
@@ -164,6 +170,7 @@ class Link:
         liveness = self.liveness
         due = self._now()
         while True:
+            self._read_last = []
             now = self._now()
             if (late := now - due) > self._patience:
                 await self._forgive(now, late)
