@@ -20,7 +20,7 @@ __all__ = ("Outbox",)
 MAX_BYTES: Final = 64 * 1024 * 1024
 EARLY: Final = 12_288
 """Bytes that do not wait for the writer's turn: some 35 small calls, which the engine can work at meanwhile."""
-SMALL: Final = 16_384
+SMALL: Final = 65_536
 """Bytes that are written at once by whoever produced them; more is left to the writer."""
 
 

@@ -67,7 +67,7 @@ async def test_a_single_message_and_what_is_much_already_are_written_by_who_prod
             for _ in range(6):
                 writer.produce(5000)
             assert writer.by_producer == [1, 3, 3]
-            writer.produce(20_000)  # too much to be copied once more
+            writer.produce(70_000)  # too much to be copied once more
             assert writer.by_producer == [1, 3, 3]
             while not writer.batches:
                 await checkpoint()
