@@ -161,7 +161,8 @@ async def offline(there: There) -> Seen:
 
 
 @scenario(
-    "3,000 void calls from another thread while there is no link: arrive; first and last of them; lines of the log"
+    "3,000 void calls from another thread while there is no link: what their caller is told; arrive; first and last of "
+    "them; lines of the log"
 )
 async def offline_void(there: There) -> Seen:
     async with there.client() as tried:
@@ -169,15 +170,17 @@ async def offline_void(there: There) -> Seen:
         await go_offline(there, tried)
         tried.errors.clear()
         await tried.tell("calls", function_id="other::note", count=3000, timeout_ms=30_000, void=True, background=True)
-        await tried.hear("called", 10)
+        called = await tried.hear("called", 10)
         there.proxy.accept()
         await there.wait_called()
         await anyio.sleep(1)
+        codes = called["codes"] if called else {}
         lines = len([line for line in tried.errors if "queue full" in line or "was not sent" in line])
     arrived = [data["n"] for data in there.noted]
     order = "in order" if arrived == sorted(arrived) else "not in order"
-    return f"{len(arrived):,}; {min(arrived) + 1:,} to {max(arrived) + 1:,}, {order}; {lines:,} lines", {
-        "arrived": len(arrived), "first": min(arrived) + 1, "last": max(arrived) + 1, "lines": lines,
+    span = f"{min(arrived) + 1:,} to {max(arrived) + 1:,}, {order}"
+    return f"{counted(codes)}; {len(arrived):,}; {span}; {lines:,} lines", {
+        "codes": codes, "arrived": len(arrived), "first": min(arrived) + 1, "last": max(arrived) + 1, "lines": lines,
     }  # fmt: skip
 
 
