@@ -25,9 +25,9 @@ from ._timing import Row, show
 RESULTS = Path(__file__).parent / "results"
 LAYERS = (codec, framing, session, dispatch, portal, channel)
 GUARD = {
-    "64 in flight": 4.0,
-    "callee, 64 in flight": 4.0,
-    "10 KB, 16 in flight": 4.0,
+    "64 in flight": 2.5,
+    "callee, 64 in flight": 3.0,
+    "10 KB, 16 in flight": 3.5,
     "1 MB, 4 in flight": 3.0,
     "10 MB": 3.0,
 }
