@@ -74,12 +74,7 @@ def to_json(value: object, nulls: int = 0) -> bytes:
             fault = None if _is_written_alike(value, text) else _find_fault(value)
             if fault is not None:
                 raise EncodeError(fault)
-    size = len(text)
-    if (
-        size > _SHALLOW
-        and (_may_be_deep(text) if size > _SCANNED else text.count(b"[") + text.count(b"{") > MAX_DEPTH)
-        and _is_too_deep(text)
-    ):
+    if len(text) > _SHALLOW and _may_be_deep(text) and _is_too_deep(text):
         raise EncodeError(_find_fault(value) or f"the value is nested deeper than {MAX_DEPTH} levels")
     return text
 
@@ -97,10 +92,12 @@ def from_json(data: bytes | bytearray | memoryview | str) -> Any:
         value = _loads(data) if size < _LARGE else _from_large_json(data)
     except ValueError as error:
         raise DecodeError(f"not JSON: {error}") from error
-    if size <= _SCANNED:
-        if size > _SHALLOW and data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_too_deep(data):
-            raise DecodeError(f"nested deeper than {MAX_DEPTH} levels")
-    elif not _is_small_and_plain(value) and _may_be_deep(data) and _is_too_deep(data):
+    if (
+        size > _SHALLOW
+        and not (size > _SCANNED and _is_small_and_plain(value))
+        and _may_be_deep(data)
+        and _is_too_deep(data)
+    ):
         raise DecodeError(f"nested deeper than {MAX_DEPTH} levels")
     return value
 

@@ -153,15 +153,19 @@ class Caller:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
+    def namespace_of(self, request: CallRequest) -> str | None:
+        """Where the function is looked for."""
+        if request.activation is not None:  # the engine knows where the target is, by the observer (§16.7)
+            return None
+        return effective_namespace(request.namespace, request.function_id, self._namespace)
+
     def _make(self, request: CallRequest) -> Call:
         if self.is_closed or self._forks != _forks:
             self.check_usable()
         function_id, timeout, action = request.function_id, request.timeout, request.action
         if timeout is None:
             timeout = self.timeout
-        namespace = effective_namespace(request.namespace, function_id, self._namespace)
-        if request.activation is not None:  # the engine knows where the target is, by the observer (§16.7)
-            namespace = None
+        namespace = self.namespace_of(request)
         if function_id in self._functions and request.dispatch == "auto":
             function = local_function(self._session, function_id, action, namespace)
             if function is not None:

@@ -86,6 +86,8 @@ class ForeignLoop:
     def wake_all(self) -> None:
         """Wake everybody whose call has ended."""
         wakes, self._wakes = self._wakes, []
+        if not wakes:  # they were woken before the turn's end
+            return
         try:
             self.mailbox.post(_run_all, wakes)
         except WorkerStateError:  # that loop has ended, and its callers with it

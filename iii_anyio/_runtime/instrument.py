@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .calling import Caller, CallRequest, effective_namespace
+from .calling import Caller, CallRequest
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -82,10 +82,7 @@ class TracedCaller(Caller):
         self.instrument = self._instrument = instrument
 
     def _span(self, request: CallRequest) -> AbstractContextManager[object] | None:
-        namespace = request.namespace
-        if request.activation is None:
-            namespace = effective_namespace(namespace, request.function_id, self._namespace)
-        return self._instrument.calling(request.function_id, request.action, namespace)
+        return self._instrument.calling(request.function_id, request.action, self.namespace_of(request))
 
     async def call(self, request: CallRequest) -> Any:
         """See ``Caller.call``."""

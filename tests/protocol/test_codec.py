@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from iii_anyio._protocol.codec import canonical_uuid, decode, encode, is_error_body, is_uuid
+from iii_anyio._protocol.codec import canonical_uuid, decode, encode, encode_call, is_error_body, is_uuid
 from iii_anyio._protocol.messages import (
     ABSENT,
     ErrorMessage,
@@ -271,6 +271,25 @@ def test_a_message_arrives_as_it_was_sent(cls: type[Any], data: st.DataObject) -
     assert decode(bytearray(encoded)) == decode(memoryview(encoded)) == message
     # Read by another library, written in the order of the class (§4).
     assert list(json.loads(encoded).items()) == list(on_the_wire(message).items())
+
+
+@pytest.mark.parametrize("data", [None, {"a": [None, 1.5, "ü"]}, "text", []], ids=["null", "object", "text", "list"])
+def test_a_plain_call_is_written_like_the_message(data: Any) -> None:
+    invocation_id = "6f9619ff-8b86-4011-b42d-00cf4fc964ff"
+    assert encode_call("f", data, invocation_id) == encode(InvokeFunction("f", data, invocation_id))
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [(float("nan"), EncodeError), ("x" * MAX_MESSAGE_BYTES, PayloadTooLargeError)],
+    ids=["nan", "size"],
+)
+def test_a_plain_call_is_refused_like_the_message(data: Any, error: type[Exception]) -> None:
+    with pytest.raises(error) as by_call:
+        encode_call("f", data, "6f9619ff-8b86-4011-b42d-00cf4fc964ff")
+    with pytest.raises(error) as by_message:
+        encode(InvokeFunction("f", data, "6f9619ff-8b86-4011-b42d-00cf4fc964ff"))
+    assert str(by_call.value) == str(by_message.value)
 
 
 def test_text_is_compact_and_not_escaped() -> None:
