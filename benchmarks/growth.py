@@ -68,6 +68,19 @@ def cpu(case: Case, kind: str, url: str) -> float:
     return min(report["cpu_us"] for report in reports if report is not None)
 
 
+@contextmanager
+def allocated(count: int) -> Iterator[list[float]]:
+    """Bytes that the block allocates and keeps, for each of so many; there after it."""
+    found: list[float] = []
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    yield found
+    gc.collect()
+    found.append((tracemalloc.get_traced_memory()[0] - before) / count)
+    tracemalloc.stop()
+
+
 async def _serving(functions: int) -> tuple[float, float]:
     """CPU microseconds of an invocation, and bytes of each function."""
 
@@ -77,23 +90,18 @@ async def _serving(functions: int) -> tuple[float, float]:
     options = InitOptions(handle_signals=False)
     async with open_worker("direct", options, connector=ScriptedEngine()) as iii:
         await iii.wait_ready()
-        gc.collect()
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        for number in range(functions - 1):
-            iii.register_function(f"bench::other-{number}", handler)
-        iii.register_function("bench::serve", handler)
-        await iii.wait_ready()
-        gc.collect()
-        size = (tracemalloc.get_traced_memory()[0] - before) / functions
-        tracemalloc.stop()
+        with allocated(functions) as size:
+            for number in range(functions - 1):
+                iii.register_function(f"bench::other-{number}", handler)
+            iii.register_function("bench::serve", handler)
+            await iii.wait_ready()
         best = float("inf")
         for _ in range(3):
             start = time.process_time()
             payload = {"calls": 5_000, "in_flight": 64, "size": 180}
             await iii.trigger_async({"function_id": "bench::flood", "payload": payload, "timeout_ms": 60_000})
             best = min(best, (time.process_time() - start) / 5_000 * 1e6)
-        return best, size
+        return best, size[0]
 
 
 def by_functions() -> tuple[Curve, Curve]:
@@ -108,45 +116,29 @@ async def _pending(count: int) -> float:
     async with open_worker("direct", options, connector=ScriptedEngine()) as iii:
         await iii.wait_ready()
         request = {"function_id": "bench::never", "payload": {"text": "x" * 180}, "timeout_ms": 600_000}
-        size = 0.0
         async with anyio.create_task_group() as group:
-            gc.collect()
-            tracemalloc.start()
-            before = tracemalloc.get_traced_memory()[0]
-            for _ in range(count):
-                group.start_soon(iii.trigger_async, request)
-            await anyio.wait_all_tasks_blocked()
-            gc.collect()
-            size = (tracemalloc.get_traced_memory()[0] - before) / count
-            tracemalloc.stop()
+            with allocated(count) as size:
+                for _ in range(count):
+                    group.start_soon(iii.trigger_async, request)
+                await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
-        return size
+        return size[0]
 
 
 async def _waiting(count: int) -> float:
     """Bytes of a task that waits for nothing: the part of a pending call's that is not ours."""
-    size = 0.0
     async with anyio.create_task_group() as group:
-        gc.collect()
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(count):
-            group.start_soon(anyio.sleep_forever)
-        await anyio.wait_all_tasks_blocked()
-        gc.collect()
-        size = (tracemalloc.get_traced_memory()[0] - before) / count
-        tracemalloc.stop()
+        with allocated(count) as size:
+            for _ in range(count):
+                group.start_soon(anyio.sleep_forever)
+            await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
-    return size
+    return size[0]
 
 
 async def _idle(count: int) -> float:
     """Bytes of a worker that does nothing, its end of the script included."""
-    size = 0.0
     async with anyio.create_task_group() as group:
-        gc.collect()
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
 
         async def run(number: int, *, task_status: Any) -> None:
             options = InitOptions(handle_signals=False, worker_name=f"idle-{number}")
@@ -155,13 +147,11 @@ async def _idle(count: int) -> float:
                 task_status.started()
                 await anyio.sleep_forever()
 
-        for number in range(count):
-            await group.start(run, number)
-        gc.collect()
-        size = (tracemalloc.get_traced_memory()[0] - before) / count
-        tracemalloc.stop()
+        with allocated(count) as size:
+            for number in range(count):
+                await group.start(run, number)
         group.cancel_scope.cancel()
-    return size
+    return size[0]
 
 
 def memory() -> dict[str, float]:

@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from iii_anyio import InitOptions, InvocationError, Worker, open_worker
 from iii_anyio.devengine import open_engine
+from tests.api.workers import two_workers
 
 pytestmark = pytest.mark.anyio
 
@@ -26,76 +27,66 @@ def options(name: str) -> InitOptions:
 
 @OTHERS
 async def test_each_of_many_tasks_gets_its_own_answer(other: str) -> None:
-    with fail_after(20):
-        async with (
-            open_engine(port=None) as engine,
-            open_worker(connector=engine.connector(), options=options("callee")) as callee,
-            open_worker(connector=engine.connector(), options=options("caller")) as iii,
-        ):
+    async with two_workers() as (iii, callee):
 
-            async def answer(data: int) -> int:
-                return -data
+        async def answer(data: int) -> int:
+            return -data
 
-            callee.register_function("negate", answer)
-            await callee.wait_ready()
-            got: dict[int, int] = {}
+        callee.register_function("negate", answer)
+        await callee.wait_ready()
+        got: dict[int, int] = {}
 
-            async def call(number: int) -> None:
-                for turn in range(3):
-                    got[1000 * turn + number] = await iii.trigger_async("negate", 1000 * turn + number)
+        async def call(number: int) -> None:
+            for turn in range(3):
+                got[1000 * turn + number] = await iii.trigger_async("negate", 1000 * turn + number)
 
-            async def main() -> None:
-                async with create_task_group() as tasks:
-                    for number in range(100):
-                        tasks.start_soon(call, number)
+        async def main() -> None:
+            async with create_task_group() as tasks:
+                for number in range(100):
+                    tasks.start_soon(call, number)
 
-            await to_thread.run_sync(lambda: anyio.run(main, backend=other))
-            assert got == {1000 * turn + number: -1000 * turn - number for turn in range(3) for number in range(100)}
+        await to_thread.run_sync(lambda: anyio.run(main, backend=other))
+        assert got == {1000 * turn + number: -1000 * turn - number for turn in range(3) for number in range(100)}
 
 
 @OTHERS
 async def test_calls_cancelled_before_the_worker_came_to_them_are_never_sent(other: str) -> None:
-    with fail_after(20):
-        async with (
-            open_engine(port=None) as engine,
-            open_worker(connector=engine.connector(), options=options("callee")) as callee,
-            open_worker(connector=engine.connector(), options=options("caller")) as iii,
-        ):
-            seen: list[int] = []
+    async with two_workers() as (iii, callee):
+        seen: list[int] = []
 
-            async def keep(data: int) -> None:
-                seen.append(data)
+        async def keep(data: int) -> None:
+            seen.append(data)
 
-            callee.register_function("keep", keep)
-            await callee.wait_ready()
-            is_blocked = threading.Event()
-            may_go_on, goes_on = socket.socketpair()
+        callee.register_function("keep", keep)
+        await callee.wait_ready()
+        is_blocked = threading.Event()
+        may_go_on, goes_on = socket.socketpair()
 
-            async def main() -> None:
-                is_blocked.wait()
-                async with create_task_group() as cancelled:
-                    for number in range(9):
-                        cancelled.start_soon(iii.trigger_async, "keep", number)
-                    for _ in range(5):
-                        await checkpoint()  # they wait for their answers, all of them handed over
-                    cancelled.cancel_scope.cancel()
-                goes_on.send(b"!")
-                await iii.trigger_async("keep", 99)
+        async def main() -> None:
+            is_blocked.wait()
+            async with create_task_group() as cancelled:
+                for number in range(9):
+                    cancelled.start_soon(iii.trigger_async, "keep", number)
+                for _ in range(5):
+                    await checkpoint()  # they wait for their answers, all of them handed over
+                cancelled.cancel_scope.cancel()
+            goes_on.send(b"!")
+            await iii.trigger_async("keep", 99)
 
-            has_thread = anyio.Event()
+        has_thread = anyio.Event()
 
-            def run() -> None:
-                from_thread.run_sync(has_thread.set)
-                anyio.run(main, backend=other)
+        def run() -> None:
+            from_thread.run_sync(has_thread.set)
+            anyio.run(main, backend=other)
 
-            with may_go_on, goes_on:
-                async with create_task_group() as tasks:
-                    tasks.start_soon(to_thread.run_sync, run)
-                    await has_thread.wait()
-                    is_blocked.set()
-                    select.select([may_go_on], [], [], 15)  # this loop, the worker's, has no turn meanwhile
-            assert seen[-1] == 99
-            assert len(seen) <= 2, "the first was alone when it was made, so it was written as soon as it arrived"
+        with may_go_on, goes_on:
+            async with create_task_group() as tasks:
+                tasks.start_soon(to_thread.run_sync, run)
+                await has_thread.wait()
+                is_blocked.set()
+                select.select([may_go_on], [], [], 15)  # this loop, the worker's, has no turn meanwhile
+        assert seen[-1] == 99
+        assert len(seen) <= 2, "the first was alone when it was made, so it was written as soon as it arrived"
 
 
 @OTHERS

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -81,6 +82,21 @@ def namespaces(children: int) -> list[str]:
     return ["default"] if children == 1 else [f"part-{n}" for n in range(children)]
 
 
+@contextmanager
+def serving(
+    options: list[str], children: int, backend: str, server: Engine, gate: Gate, folder: Path
+) -> Iterator[tuple[Running, list[Future[Any]]]]:
+    """``run`` with so many children, a call in a handler of each, and what the calls will come to."""
+    arguments = ["run", "shop", "--backend", backend, *options]
+    with Running(*arguments, cwd=folder, III_URL=server.url) as running, ThreadPoolExecutor() as threads:
+        for _ in range(children):
+            running.until("Serving")
+        answers = [threads.submit(gate.call, namespace) for namespace in namespaces(children)]
+        for _ in answers:
+            assert gate.entered.acquire(timeout=PATIENCE)
+        yield running, answers
+
+
 def noise(running: Running) -> list[str]:
     """What is said once the drain has begun, and is not that."""
     (first, *_) = [n for n, line in enumerate(running.lines) if "Draining" in line]
@@ -92,13 +108,7 @@ def noise(running: Running) -> list[str]:
 def test_one_signal_lets_the_handlers_of_every_child_finish(
     number: signal.Signals, options: list[str], children: int, backend: str, server: Engine, gate: Gate, folder: Path
 ) -> None:
-    arguments = ["run", "shop", "--backend", backend, *options]
-    with Running(*arguments, cwd=folder, III_URL=server.url) as running, ThreadPoolExecutor() as threads:
-        for _ in range(children):
-            running.until("Serving")
-        answers = [threads.submit(gate.call, namespace) for namespace in namespaces(children)]
-        for _ in answers:
-            assert gate.entered.acquire(timeout=PATIENCE)
+    with serving(options, children, backend, server, gate, folder) as (running, answers):
         running.send(number)
         for _ in range(children):
             running.until("Draining")
@@ -114,13 +124,7 @@ def test_a_second_signal_does_not_wait_for_handlers(
     number: signal.Signals, options: list[str], children: int, backend: str, server: Engine, gate: Gate, folder: Path
 ) -> None:
     """Those that could not finish are named in the log, and their callers are told."""
-    arguments = ["run", "shop", "--backend", backend, *options]
-    with Running(*arguments, cwd=folder, III_URL=server.url) as running, ThreadPoolExecutor() as threads:
-        for _ in range(children):
-            running.until("Serving")
-        answers = [threads.submit(gate.call, namespace) for namespace in namespaces(children)]
-        for _ in answers:
-            assert gate.entered.acquire(timeout=PATIENCE)
+    with serving(options, children, backend, server, gate, folder) as (running, answers):
         running.send(signal.SIGTERM)
         for _ in range(children):
             running.until("Draining")
