@@ -143,7 +143,11 @@ def measure_one(case: Case, kind: str, url: str, node: list[str] | None) -> Repo
         command = [*node, case.role, url, *numbers]
     else:
         command = [sys.executable, "-m", "benchmarks.peer", case.role, kind, url, *numbers]
-    environment = {**os.environ, "OTEL_ENABLED": "false"}
+    return reported(command, {**os.environ, "OTEL_ENABLED": "false"})
+
+
+def reported(command: list[str], environment: dict[str, str]) -> Report:
+    """What a process says in its last line, which is JSON."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     try:
         report: Report = json.loads(done.stdout.strip().splitlines()[-1])

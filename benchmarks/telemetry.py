@@ -31,6 +31,7 @@ import anyio
 
 from . import peer
 from ._hookless import Copy
+from .end_to_end import reported
 
 ROLES = ("caller", "callee")
 KINDS = ("iii-sdk, off", "iii-sdk, on", "off", "API only", "SDK, batching")
@@ -212,12 +213,7 @@ def run(*arguments: str) -> Report:
     """One measurement in a process of its own. What the environment says of telemetry does not count."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "III_"))}
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.telemetry", "--one", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    try:
-        report: Report = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}") from None
-    return report
+    return reported(command, environment)
 
 
 def run_counting(kind: str, role: str) -> Report:
