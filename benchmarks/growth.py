@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import anyio
 from packaging.requirements import Requirement
@@ -68,17 +68,23 @@ def cpu(case: Case, kind: str, url: str) -> float:
     return min(report["cpu_us"] for report in reports if report is not None)
 
 
-@contextmanager
-def allocated(count: int) -> Iterator[list[float]]:
-    """Bytes that the block allocates and keeps, for each of so many; there after it."""
-    found: list[float] = []
-    gc.collect()
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    yield found
-    gc.collect()
-    found.append((tracemalloc.get_traced_memory()[0] - before) / count)
-    tracemalloc.stop()
+class Kept:
+    """Bytes that a block allocates and keeps, for each of so many."""
+
+    def __init__(self, count: int) -> None:
+        self.size = 0.0
+        self._count = count
+
+    def __enter__(self) -> Self:
+        gc.collect()
+        tracemalloc.start()
+        self._before = tracemalloc.get_traced_memory()[0]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.collect()
+        self.size = (tracemalloc.get_traced_memory()[0] - self._before) / self._count
+        tracemalloc.stop()
 
 
 async def _serving(functions: int) -> tuple[float, float]:
@@ -90,7 +96,7 @@ async def _serving(functions: int) -> tuple[float, float]:
     options = InitOptions(handle_signals=False)
     async with open_worker("direct", options, connector=ScriptedEngine()) as iii:
         await iii.wait_ready()
-        with allocated(functions) as size:
+        with Kept(functions) as kept:
             for number in range(functions - 1):
                 iii.register_function(f"bench::other-{number}", handler)
             iii.register_function("bench::serve", handler)
@@ -101,7 +107,7 @@ async def _serving(functions: int) -> tuple[float, float]:
             payload = {"calls": 5_000, "in_flight": 64, "size": 180}
             await iii.trigger_async({"function_id": "bench::flood", "payload": payload, "timeout_ms": 60_000})
             best = min(best, (time.process_time() - start) / 5_000 * 1e6)
-        return best, size[0]
+        return best, kept.size
 
 
 def by_functions() -> tuple[Curve, Curve]:
@@ -116,28 +122,31 @@ async def _pending(count: int) -> float:
     async with open_worker("direct", options, connector=ScriptedEngine()) as iii:
         await iii.wait_ready()
         request = {"function_id": "bench::never", "payload": {"text": "x" * 180}, "timeout_ms": 600_000}
+        kept = Kept(count)
         async with anyio.create_task_group() as group:
-            with allocated(count) as size:
+            with kept:
                 for _ in range(count):
                     group.start_soon(iii.trigger_async, request)
                 await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
-        return size[0]
+        return kept.size
 
 
 async def _waiting(count: int) -> float:
     """Bytes of a task that waits for nothing: the part of a pending call's that is not ours."""
+    kept = Kept(count)
     async with anyio.create_task_group() as group:
-        with allocated(count) as size:
+        with kept:
             for _ in range(count):
                 group.start_soon(anyio.sleep_forever)
             await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
-    return size[0]
+    return kept.size
 
 
 async def _idle(count: int) -> float:
     """Bytes of a worker that does nothing, its end of the script included."""
+    kept = Kept(count)
     async with anyio.create_task_group() as group:
 
         async def run(number: int, *, task_status: Any) -> None:
@@ -147,11 +156,11 @@ async def _idle(count: int) -> float:
                 task_status.started()
                 await anyio.sleep_forever()
 
-        with allocated(count) as size:
+        with kept:
             for number in range(count):
                 await group.start(run, number)
         group.cancel_scope.cancel()
-    return size[0]
+    return kept.size
 
 
 def memory() -> dict[str, float]:
