@@ -333,6 +333,27 @@ async def test_a_clock_that_is_set_back_repeats_no_tick() -> None:
         assert [payload["scheduled_time"][11:19] for payload in calls.payloads] == ["12:01:00", "12:02:00"]
 
 
+async def test_a_tick_is_never_earlier_than_its_time_though_the_clock_goes_back_a_little() -> None:
+    """CR-8: the time of a day and that of the loop are not read at the same instant, which shows as a jump."""
+    newest = 0
+
+    def now() -> float:
+        nonlocal newest
+        reading = NOON + 0.5 + anyio.current_time() - start
+        if int(reading) > newest:
+            newest = int(reading)
+            return reading
+        has_just_begun = reading % 1 < 0.1
+        return reading - 0.01 if has_just_begun else reading  # once it has been seen
+
+    async with jobs(now) as (calls, cron):
+        start = anyio.current_time()
+        await cron.register_trigger(job("j", "* * * * * *"))
+        await anyio.sleep(2)
+        payload = calls.payloads[0]
+        assert datetime.fromisoformat(payload["actual_time"]) >= datetime.fromisoformat(payload["scheduled_time"])
+
+
 async def test_after_a_sleep_of_the_computer_a_job_fires_once_and_late() -> None:
     """CR-10: no catch-up."""
     offset = 0.0

@@ -165,23 +165,25 @@ class Cron(TriggerHandler[Any]):
                     )  # fmt: skip
                     return
                 last = scheduled.timestamp()
-                await self._wait_until(last)
+                actual = await self._wait_until(last)
                 with traced(self, new_traceparent()):
-                    await self._tick(job, scheduled)
+                    await self._tick(job, scheduled, actual)
 
-    async def _wait_until(self, moment: float) -> None:
-        left = moment - self._now()
-        while left > 0:
-            await sleep(min(left, LONGEST_WAIT))
-            left = moment - self._now()
+    async def _wait_until(self, moment: float) -> float:
+        """Wait; return the time that showed it has come. Read again, the clock may have gone back a little."""
+        now = self._now()
+        while now < moment:
+            await sleep(min(moment - now, LONGEST_WAIT))
+            now = self._now()
+        return now
 
-    async def _tick(self, job: _Job, scheduled: datetime) -> None:
+    async def _tick(self, job: _Job, scheduled: datetime, actual: float) -> None:
         """Call the function if the condition lets it; what goes wrong drops the tick (CR-10, CR-14)."""
         payload = {
             "trigger": "cron",
             "job_id": job.id,
             "scheduled_time": scheduled.isoformat(timespec="seconds"),
-            "actual_time": datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="microseconds"),
+            "actual_time": datetime.fromtimestamp(actual, UTC).isoformat(timespec="microseconds"),
         }
         called = job.condition_function_id
         try:
